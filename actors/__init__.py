@@ -1,0 +1,1 @@
+"""All that runs inside a Ray actor and holds a model: expander, generator, networks."""

@@ -1,0 +1,218 @@
+"""The engine ``transformers``: batched decoding on a shared prefix, each row as if it were alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from actors.chat import Chat
+from actors.contracts import Generation, Request, Sampling, Turn
+from actors.errors import BrokenEngine
+from actors.language_model import load_language_model
+from actors.model_uri import LocalModel
+from actors.prefix_cache import CopiedCache, PrefixCache, is_plain
+from actors.sampling import next_tokens, row_generators
+
+_Lot = list[tuple[int, Request, list[int]]]  # (index of the request, request, its suffix ids)
+
+
+class TransformersEngine:
+    """Runs any causal language model that transformers can load; see `actors.contracts.Engine`.
+
+    The prefix that a context's requests share goes through the model once; its keys and values serve every later
+    batch. Rows are padded between prefix and request, finished rows leave the batch at once, and a batch that does
+    not fit in memory is halved.
+
+    Args:
+        model: where the model lies.
+        device: where it runs.
+        dtype: see `actors.language_model.load_language_model`.
+        cache: where converted GGUF weights are kept; ``None`` means the default.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self, model: LocalModel, device: torch.device, *, dtype: str = "auto", cache: Path | None = None
+    ) -> None:
+        self._model, self._tokenizer = load_language_model(model, device, dtype, cache)
+        self._device = device
+        accepted = inspect.signature(self._model.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        # Only the last position's logits are wanted; over a whole prompt they are the largest tensor of all.
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        config = self._model.config.get_text_config()
+        self._room: int | None = getattr(config, "max_position_embeddings", None)
+        self._ends = _end_tokens(self._model, self._tokenizer)
+        self._breaks: set[int] | None = None
+        self._context: tuple[Turn, ...] | None = None
+        self._chat: Chat
+        self._shared: PrefixCache | CopiedCache
+
+    def generate(
+        self, context: Sequence[Turn], requests: Sequence[Request], *, max_new_tokens: int, sampling: Sampling
+    ) -> list[Generation]:
+        """See `actors.contracts.Engine.generate`. One batch, or several where memory is short."""
+        try:
+            self._prepare(tuple(context))
+            results: dict[int, Generation] = {}
+            lot: _Lot = []
+            for index, request in enumerate(requests):
+                ids = self._chat.suffix(request)
+                if self._room is not None and self._shared.width + len(ids) + max_new_tokens > self._room:
+                    results[index] = Generation("", "no_room", 0)
+                else:
+                    lot.append((index, request, ids))
+            for part in self._lots(lot):
+                self._run(part, max_new_tokens, sampling, results)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if _is_broken(error):
+                raise BrokenEngine(f"the language model's device failed: {type(error).__name__}") from error
+            raise
+        return [results[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def _prepare(self, context: tuple[Turn, ...]) -> None:
+        """Runs the context's prefix through the model, unless it is the one at hand."""
+        if context == self._context:
+            return
+        if self._context is not None:
+            self._context = None
+            self._shared.drop()
+        chat = Chat(self._tokenizer, context)
+        if self._room is not None and len(chat.prefix) >= self._room:
+            raise ValueError(
+                f"the recipe's {len(chat.prefix)} tokens do not fit in the model's context of {self._room}"
+            )
+        cache = DynamicCache(config=self._model.config)
+        ids = torch.tensor([chat.prefix], device=self._device)
+        self._model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only)
+        # Rows of different lengths need a position for each token and columns that can be masked.
+        self._pads = is_plain(cache) and self._takes_positions
+        kind = PrefixCache if self._pads else CopiedCache
+        self._shared = kind(cache, len(chat.prefix))
+        self._chat, self._context = chat, context
+
+    def _lots(self, lot: _Lot) -> list[_Lot]:
+        """The batches: one where rows can be padded, else one for each length."""
+        if self._pads:
+            return [lot] if lot else []
+        by_length: dict[int, _Lot] = {}
+        for row in lot:
+            by_length.setdefault(len(row[2]), []).append(row)
+        return list(by_length.values())
+
+    def _run(self, lot: _Lot, max_new_tokens: int, sampling: Sampling, results: dict[int, Generation]) -> None:
+        """Decodes a batch into ``results``; halves it for as long as memory runs out."""
+        try:
+            made = self._decode(lot, max_new_tokens, sampling)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or len(lot) == 1:
+                raise
+            made = None
+        if made is not None:
+            results.update(made)
+            return
+        # Outside the handler: the exception's traceback would keep the failed batch's tensors alive.
+        self._shared.drop()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(lot) // 2
+        self._run(lot[:middle], max_new_tokens, sampling, results)
+        self._run(lot[middle:], max_new_tokens, sampling, results)
+
+    @torch.inference_mode()
+    def _decode(self, lot: _Lot, max_new_tokens: int, sampling: Sampling) -> dict[int, Generation]:
+        width, longest = self._shared.width, max(len(ids) for _, _, ids in lot)
+        cache = self._shared.lend(len(lot), longest + max_new_tokens)
+        pads = [longest - len(ids) for _, _, ids in lot]
+        # Columns: prefix | padding | request | reply. The padding is masked, and positions go on as if it were absent.
+        mask = torch.ones((len(lot), width + longest + max_new_tokens), dtype=torch.long)
+        for row, pad in enumerate(pads):
+            mask[row, width : width + pad] = 0
+        mask = mask.to(self._device)
+        ids = torch.tensor([[0] * pad + row[2] for pad, row in zip(pads, lot, strict=True)], device=self._device)
+        starts = torch.tensor(pads, device=self._device).unsqueeze(1)
+        positions = width + (torch.arange(longest, device=self._device).unsqueeze(0) - starts).clamp(min=0)
+        generators = row_generators([request.seed for _, request, _ in lot], sampling)
+        breaks = self._line_breaks()
+        alive = list(range(len(lot)))
+        written: list[list[int]] = [[] for _ in lot]
+        made: dict[int, Generation] = {}
+        for step in range(max_new_tokens):
+            # Without padding no mask is needed, and layers that fold the past would not know one.
+            known = {"attention_mask": mask[:, : width + longest + step]} if self._pads else {}
+            if self._takes_positions:
+                known["position_ids"] = positions
+            output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **known, **self._last_only)
+            drawn = next_tokens(
+                output.logits[:, -1], sampling, [generators[row] for row in alive] if generators else []
+            )
+            stay = []
+            for slot, token in enumerate(drawn.tolist()):
+                row = alive[slot]
+                mine = written[row]
+                if token in self._ends or (token in breaks and mine):
+                    made[lot[row][0]] = self._generation(mine, "end", len(mine) + 1)
+                    continue
+                mine.append(token)
+                if len(mine) == max_new_tokens:
+                    made[lot[row][0]] = self._generation(mine, "length", len(mine))
+                else:
+                    stay.append(slot)
+            if not stay:
+                break
+            if len(stay) < len(alive):
+                stay = _fill_holes(stay)
+                self._shared.keep(stay)
+                chosen = torch.tensor(stay, device=self._device)
+                mask, positions, drawn = mask[chosen], positions[chosen], drawn[chosen]
+                alive = [alive[slot] for slot in stay]
+            ids, positions = drawn.unsqueeze(1), positions[:, -1:] + 1
+        return made
+
+    def _generation(self, ids: list[int], stop: Any, tokens: int) -> Generation:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return Generation(text, stop, tokens)
+
+    def _line_breaks(self) -> set[int]:
+        """Tokens that hold a line end: a reply is one line, so they end it (unless they come first)."""
+        if self._breaks is None:
+            texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
+            self._breaks = {token for token, text in enumerate(texts) if "\n" in text}
+        return self._breaks
+
+
+def _fill_holes(stay: list[int]) -> list[int]:
+    """The slots that stay, ordered so that as few as possible move: the last ones fill the holes."""
+    count = len(stay)
+    late = [slot for slot in stay if slot >= count]
+    early = set(stay) - set(late)
+    return [slot if slot in early else late.pop() for slot in range(count)]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """All tokens that end a reply, by the generation config and by the tokenizer."""
+    ends: set[int] = set()
+    for said in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+        if said is not None:
+            ends.update(said if isinstance(said, list) else [said])
+    return ends
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # A CPU allocation fails with a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_broken(error: RuntimeError) -> bool:
+    """A fault of the device itself: a CUDA context does not come back from one inside its process."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

@@ -1,0 +1,110 @@
+"""A trained text-conditional GAN as a directory: how it is saved, loaded, and told apart from something else.
+
+config.json                 format version, the networks' sizes, how it was trained
+generator.safetensors       G (the moving average), float16 or float32
+text_encoder/               a `transformers` CLIPTextModel: config.json, model.safetensors
+tokenizer.json ...          a `transformers` fast tokenizer
+README.md                   model card
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from actors.errors import UserError
+from actors.networks import GanConfig, GanGenerator
+
+FORMAT = "promptmill-gan"
+FORMAT_VERSION = 1
+MAX_TOKENS = 48
+
+
+@dataclass
+class GanModel:
+    """Everything that turns words and noise into pictures."""
+
+    generator: GanGenerator
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerFast
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Condition vectors of some texts, shape (n, text_dim), float32; words beyond 48 tokens are cut off."""
+        encoded = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        ).to(self.text_encoder.device)
+        pooled: Tensor = self.text_encoder(**encoded).pooler_output
+        return pooled
+
+    def save(self, directory: Path, training: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+        """Writes the directory; ``training`` goes into config.json as it is. float16 halves the file."""
+        directory.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous().to(dtype) for k, v in self.generator.state_dict().items()}
+        save_file(state, directory / "generator.safetensors")
+        encoder = CLIPTextModel(self.text_encoder.config)
+        encoder.load_state_dict(self.text_encoder.state_dict())
+        encoder.to(dtype).save_pretrained(directory / "text_encoder")
+        self.tokenizer.save_pretrained(directory)
+        config = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "networks": asdict(self.generator.config),
+            "training": training,
+        }
+        (directory / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+
+
+def load_gan(directory: Path) -> GanModel:
+    """Loads a model directory in float32 on the CPU.
+
+    A directory that holds several models' directories is taken for its one model, so that a package can be named.
+
+    Raises:
+        UserError: no model of this project there, a missing or unreadable file, another format version.
+    """
+    directory = _one_model(directory)
+    transformers_logging.disable_progress_bar()  # a bar a file is noise in a job's log
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        version, sizes = config["version"], config["networks"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{directory / 'config.json'}' cannot be read: {type(error).__name__}") from error
+    if config.get("format") != FORMAT:
+        raise UserError(f"'{directory}' is no {FORMAT} model; for a diffusers pipeline set generate.backend=diffusers")
+    if version != FORMAT_VERSION:
+        raise UserError(f"'{directory}' has format version {version}, this promptmill reads {FORMAT_VERSION}")
+    try:
+        generator = GanGenerator(GanConfig(**{**sizes, "widths": tuple(sizes["widths"])}))
+        state = load_file(directory / "generator.safetensors")
+        generator.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        text_encoder = CLIPTextModel.from_pretrained(
+            directory / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"the GAN at '{directory}' cannot be loaded: {reason}") from error
+    return GanModel(generator.eval(), text_encoder.eval(), tokenizer)
+
+
+def _one_model(directory: Path) -> Path:
+    if (directory / "config.json").is_file():
+        return directory
+    found = sorted(path.parent for path in directory.glob("*/config.json"))
+    if len(found) != 1:
+        raise UserError(
+            f"'{directory}' holds no GAN (config.json and generator.safetensors); mend generate.model"
+            if not found
+            else f"'{directory}' holds several models ({', '.join(p.name for p in found)}); name one of them"
+        )
+    return found[0]

@@ -1,0 +1,187 @@
+"""Model URIs: from what the config says to a local directory (or GGUF file) and the hash of its content.
+
+path, file://...        a directory, or a .gguf file, used where it lies
+package:NAME[/sub/dir]  files inside an installed import package, found without importing it
+s3://..., gs://...      any fsspec store: copied once a node into the cache
+org/name                a hub model from the local hub cache; never downloads
+hf://org/name[@rev]     the same, downloaded where it is missing
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from actors.errors import JobError, UserError
+from actors.model_cache import default_cache, made_once
+from actors.model_files import check_weights, content_hash, list_files, relevant
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model on this machine.
+
+    Attributes:
+        path: its directory, or its .gguf file.
+        sha256: hash over the names and bytes of its relevant files; the same on every machine.
+        uri: what the config said, without credentials.
+    """
+
+    path: Path
+    sha256: str
+    uri: str
+
+
+def resolve_model(uri: str, *, cache: Path | None = None, allow_unsafe: bool = False) -> LocalModel:
+    """Finds the model (copying it to this node where need be), and checks that its weights are safe to load.
+
+    Args:
+        uri: see the module's table.
+        cache: where copies go; ``None`` means `default_cache`.
+        allow_unsafe: the config's ``allow_unsafe_models``: weights as pickles are allowed too.
+
+    Raises:
+        UserError: no such model, no weights in it, or pickles without the opt-in.
+        JobError: the store or hub did not answer.
+    """
+    cache = cache or default_cache()
+    shown = _without_secrets(uri)
+    path = _locate(uri, shown, cache, allow_unsafe)
+    if path.is_file():
+        if path.suffix.lower() not in (".gguf", ".safetensors"):
+            raise UserError(f"the model {shown} is a file of unknown kind: give a directory or a .gguf file")
+        return LocalModel(path, content_hash(path.parent, [path.name], cache), shown)
+    names = list_files(path)
+    check_weights(names, shown, allow_unsafe=allow_unsafe)
+    return LocalModel(path, content_hash(path, relevant(names, allow_unsafe=allow_unsafe), cache), shown)
+
+
+def _locate(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
+    if not uri.strip():
+        raise UserError("the model URI is empty: give a directory, s3://..., a hub name, or package:NAME")
+    if uri.startswith("package:"):
+        return _in_package(uri.removeprefix("package:"))
+    if uri.startswith("hf://"):
+        return _from_hub(uri.removeprefix("hf://"), shown, allow_unsafe, download=True)
+    if uri.startswith("file://"):
+        return _existing(Path(unquote(urlsplit(uri).path)), shown)
+    if "://" in uri:
+        return _from_store(uri, shown, cache, allow_unsafe)
+    path = Path(uri).expanduser()
+    if not path.exists() and _HUB_NAME.fullmatch(uri) and not uri.startswith("."):
+        return _from_hub(uri, shown, allow_unsafe, download=False)
+    return _existing(path, shown)
+
+
+def _existing(path: Path, shown: str) -> Path:
+    if not path.exists():
+        raise UserError(f"the model {shown} does not exist: give the directory that holds its config and weights")
+    return path.absolute()
+
+
+def _in_package(rest: str) -> Path:
+    name, _, inner = rest.partition("/")
+    # A dotted name would make Python import the parent package to look inside; none of its code has business here.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"the model package:{rest} names the import package {name!r}, which is not installed here: "
+            "install it, or correct the name"
+        )
+    if ".." in PurePosixPath(inner).parts:
+        raise UserError(f"the model package:{rest} leaves its package: name a directory inside it")
+    return _existing(Path(next(iter(spec.submodule_search_locations))) / inner, f"package:{rest}")
+
+
+def _from_hub(rest: str, shown: str, allow_unsafe: bool, *, download: bool) -> Path:
+    # Imported here: most runs have no hub name, and the import costs time in every actor.
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = rest.partition("@")
+    try:
+        wanted = None
+        if download:
+            names = HfApi().list_repo_files(name, revision=revision or None)
+            check_weights(names, shown, allow_unsafe=allow_unsafe)
+            wanted = relevant(names, allow_unsafe=allow_unsafe)
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=wanted, local_files_only=not download)
+        )
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"the model {shown} is neither a directory here nor in the local hub cache: "
+            f"correct the path, or write hf://{name} to download it"
+        ) from error
+    except HFValidationError as error:
+        raise UserError(f"the model {shown} is not a hub name: write hf://organisation/name") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403, 404):
+            raise UserError(f"the hub has no model {shown} for you: correct the name, or log in to the hub") from error
+        raise JobError(f"the hub answered {status} for the model {shown}: try again later") from error
+    except OSError as error:
+        raise JobError(
+            f"the hub cannot be reached for the model {shown} ({type(error).__name__}): check the network, "
+            "or give a directory"
+        ) from error
+
+
+def _from_store(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
+    try:
+        store, root = fsspec.core.url_to_fs(uri)
+        listing: dict[str, dict[str, Any]] = store.find(root, detail=True)
+    except FileNotFoundError:
+        listing = {}
+    except (ValueError, ImportError) as error:
+        raise UserError(f"the model {shown} has an unknown kind of URI: {type(error).__name__}") from error
+    except Exception as error:
+        # Drivers raise what they like; the type is told and the text is not, for it may quote a credential.
+        raise JobError(
+            f"the model {shown} cannot be listed ({type(error).__name__}): check store and rights"
+        ) from error
+    if not listing:
+        raise UserError(f"the model {shown} does not exist: give the prefix that holds its config and weights")
+    single = list(listing) == [store._strip_protocol(root)]
+    base = str(PurePosixPath(root).parent) if single else root
+    names = {str(PurePosixPath(path).relative_to(base)): path for path in listing}
+    check_weights(names, shown, allow_unsafe=allow_unsafe)
+    wanted = relevant(names, allow_unsafe=allow_unsafe)
+    # The listing is part of the key: another upload under the same URI is another copy.
+    marks = [(name, _version(listing[names[name]])) for name in wanted]
+    target = cache / "models" / hashlib.sha256(repr((root, marks)).encode()).hexdigest()[:32]
+
+    def copy(directory: Path) -> None:
+        for name in wanted:
+            local = directory / name
+            local.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                store.get_file(names[name], str(local))
+            except Exception as error:
+                raise JobError(f"the model {shown} cannot be copied ({type(error).__name__}): try again") from error
+
+    made = made_once(target, copy)
+    return made / wanted[0] if single else made
+
+
+def _version(entry: dict[str, Any]) -> str:
+    marks = [entry.get(key) for key in ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")]
+    return "|".join(str(mark) for mark in marks if mark is not None)
+
+
+def _without_secrets(uri: str) -> str:
+    """The URI as it may be shown: no ``user:password@``, and no query, where signed URLs keep their signature."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    # The hub writes a revision with an @ in the path; in the authority an @ always follows credentials.
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

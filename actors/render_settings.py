@@ -1,0 +1,33 @@
+"""What a generator actor is told, and the backend that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from actors.backend_diffusers import DiffusersBackend, DiffusersSettings
+from actors.backend_gan import GanBackend
+from actors.contracts import Backend
+from actors.device import use_resources
+from actors.model_uri import resolve_model
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """A backend by kind, its model by URI, and the actor's resources; picklable."""
+
+    kind: Literal["gan", "diffusers"]
+    model: str
+    diffusers: DiffusersSettings
+    allow_unsafe_models: bool
+    cpus: float
+    gpus: float
+
+
+def build_backend(settings: RenderSettings) -> Backend:
+    """Loads the model on the actor's device. Raises `UserError` where the model cannot be loaded."""
+    device = use_resources(settings.cpus, settings.gpus)
+    model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
+    if settings.kind == "diffusers":
+        return DiffusersBackend(model.path, device, settings.diffusers)
+    return GanBackend(model.path, device)

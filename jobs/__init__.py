@@ -1,0 +1,1 @@
+"""What one submits: thin programs, config in, run, summary out."""

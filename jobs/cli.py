@@ -1,0 +1,143 @@
+"""The command line: one sentence an error; status 2 for the user's mistakes, 1 for failures, 130/143 for signals."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from jobs.printing import printable
+
+app = typer.Typer(
+    name="promptmill",
+    help="A table of prompts in; a sharded, documented, reproducible image dataset out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+class ConfigCommand(TyperCommand):
+    """A command whose --help lists every option of its config with meaning, unit and default."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Writes the options after the usual help."""
+        from pipeline.config import SynthesizeConfig
+        from pipeline.config_file import options
+
+        with formatter.section("Config (in CONFIG.yaml, or as section.key=value)"):
+            formatter.write_dl(
+                [
+                    (key, f"{text} [{kind}; default: {default}]")
+                    for key, kind, default, text in options(SynthesizeConfig)
+                ]
+            )
+
+
+ConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="YAML file; without it the defaults")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="options set here")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and the workers' logs")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, only the summary")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster, e.g. auto or ray://host:10001; else RAY_ADDRESS, else local")
+]
+
+
+@app.command(cls=ConfigCommand)
+def synthesize(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make the dataset, or what is missing of it."""
+    from jobs.synthesize import run
+
+    run(*split(config, overrides), address=address, quiet=quiet, debug=debug)
+
+
+@app.command(cls=ConfigCommand)
+def plan(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    calibrate: Annotated[bool, typer.Option(help="measure a few rows in this process for the estimate")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show what would run: shards, rows, images, what is committed, an estimate. Starts no actor."""
+    from jobs.plan import run
+
+    run(*split(config, overrides), calibrate=calibrate)
+
+
+@app.command()
+def report(output: Annotated[str, typer.Argument(help="output URI")], debug: Debug = False) -> None:
+    """Rebuild the dataset card and report.html of an output."""
+    from jobs.report import run
+
+    run(output)
+
+
+@app.command("render-row")
+def render_row(
+    output: Annotated[str, typer.Argument(help="output URI")],
+    image_id: Annotated[str, typer.Argument(metavar="ID", help="the image's id, as in the column id")],
+    to: Annotated[Path, typer.Option(help="file to write")] = Path("row.png"),
+    model: Annotated[str | None, typer.Option(help="model URI, where it has moved since the run")] = None,
+    debug: Debug = False,
+) -> None:
+    """Render one image of an output again, alone, from its row."""
+    from jobs.render_row import run
+
+    run(output, image_id, to, model)
+
+
+def split(config: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+    """Tells the config file from overrides: the first word is an override where it has a ``=``."""
+    rest = list(overrides or [])
+    if config is None:
+        return None, rest
+    if "=" in config:
+        return None, [config, *rest]
+    return Path(config), rest
+
+
+def guarded(command: Callable[[], Any], *, debug: bool) -> int:
+    """Runs a command and turns its errors into one sentence and an exit status."""
+    try:
+        status = command()
+    except KeyboardInterrupt:
+        print("promptmill: interrupted", file=sys.stderr)
+        return 130
+    except BaseException as error:  # noqa: BLE001 - the last place that can turn it into a sentence
+        if debug:
+            traceback.print_exc()
+        code = getattr(error, "exit_code", None)
+        if isinstance(code, int):
+            text = str(error) if type(error).__name__ != "Interrupted" else _INTERRUPTED
+            print(f"promptmill: {printable(text)}", file=sys.stderr)
+            return code
+        if isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, int) else 0
+        text = " ".join(str(error).split())[:300]
+        print(
+            f"promptmill: unexpected {type(error).__name__}: {printable(text)} (--debug shows where; please report it)",
+            file=sys.stderr,
+        )
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+_INTERRUPTED = "interrupted; finished shards stay, the same command goes on from here"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the console script."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: app(words, standalone_mode=True), debug="--debug" in words)

@@ -1,0 +1,16 @@
+"""One image again from its row: ``promptmill render-row OUTPUT ID``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def run(output: str, image_id: str, to: Path, model: str | None) -> None:
+    """Renders the image, writes it, and says whether it is the stored one byte for byte."""
+    from pipeline.render_row import render_row
+    from pipeline.storage import Store
+
+    rendered = render_row(Store(output), image_id, model)
+    to.write_bytes(rendered.data)
+    verdict = "the same bytes as in the dataset" if rendered.same else "NOT the same bytes as in the dataset"
+    print(f"{to}: {len(rendered.data)} bytes, {verdict}")

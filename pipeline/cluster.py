@@ -1,0 +1,113 @@
+"""Joining a Ray cluster, or starting a local one and stopping it again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import ray
+
+from actors.errors import JobError
+from pipeline.config import Actors, Cluster, SynthesizeConfig
+
+_MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def connected(address: str | None, config: Cluster, debug: bool = False) -> Iterator[str]:
+    """Connects to the cluster at ``address`` or ``RAY_ADDRESS``; without either a local Ray lives while the block runs.
+
+    Yields:
+        One phrase on where the run goes.
+
+    Raises:
+        JobError: no cluster answers at the address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    level = logging.INFO if debug else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
+    logging.getLogger("ray.data").setLevel(level if debug else logging.CRITICAL)
+    with contextlib.nullcontext() if debug else _native_stderr_to_file():
+        yield from _connect(address, config, level, debug)
+
+
+def _connect(address: str | None, config: Cluster, level: int, debug: bool) -> Iterator[str]:
+    if ray.is_initialized():
+        yield "the Ray that this process is connected to"
+        return
+    try:
+        if address and address != "local":
+            ray.init(address=address, logging_level=level, log_to_driver=debug)
+            where = f"Ray cluster at {address}"
+        else:
+            # Images never pass through the object store, so a small one is enough whatever /dev/shm holds.
+            ray.init(
+                address="local",
+                num_cpus=config.local_cpus,
+                include_dashboard=False,
+                object_store_memory=512 * _MIB,
+                logging_level=level,
+                log_to_driver=debug,
+            )
+            where = f"a local Ray with {ray.cluster_resources().get('CPU', 0):g} CPUs"
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise JobError(f"no Ray cluster answers at '{address or 'local'}': {error}".split("\n")[0]) from error
+    try:
+        yield where
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_stderr_to_file() -> Iterator[None]:
+    """Keeps what Ray's C++ core writes to file descriptor 2 off the terminal; Python's own stderr still reaches it.
+
+    Its remarks (a line an actor, a stack at SIGTERM) are no errors of the run, and would tear the progress bar.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    before = sys.stderr
+    with tempfile.TemporaryFile() as sink, os.fdopen(os.dup(terminal), "w", buffering=1) as stream:
+        os.dup2(sink.fileno(), 2)
+        sys.stderr = stream
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def without_gpus(config: SynthesizeConfig) -> tuple[SynthesizeConfig, bool]:
+    """The config with its GPU stages on CPUs where the cluster has no GPU, and whether anything changed."""
+    stages = {"generate": config.generate.actors}
+    if config.expand is not None:
+        stages["expand"] = config.expand.actors
+    if all(actors.gpus == 0 for actors in stages.values()) or not config.cluster.cpu_fallback:
+        return config, False
+    if ray.cluster_resources().get("GPU", 0) > 0:
+        return config, False
+    changed = config
+    for name, actors in stages.items():
+        on_cpus: Actors = actors.model_copy(update={"gpus": 0.0, "accelerator_type": None})
+        section = getattr(changed, name).model_copy(update={"actors": on_cpus})
+        changed = changed.model_copy(update={name: section})
+    return changed, True
+
+
+def missing_resources(config: SynthesizeConfig) -> str | None:
+    """Why the cluster as it stands cannot hold one actor of each stage at once; None where it can."""
+    have = ray.cluster_resources()
+    wanted: dict[str, float] = {}
+    pools = [config.generate.actors] + ([config.expand.actors] if config.expand is not None else [])
+    for actors in pools:
+        for name, amount in {"CPU": actors.cpus, "GPU": actors.gpus, **actors.resources}.items():
+            wanted[name] = wanted.get(name, 0.0) + amount * actors.min
+    short = {name: amount for name, amount in wanted.items() if amount > have.get(name, 0.0)}
+    if not short:
+        return None
+    return ", ".join(f"{amount:g} {name} wanted and {have.get(name, 0.0):g} there" for name, amount in short.items())

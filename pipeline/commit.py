@@ -1,0 +1,208 @@
+"""How a shard becomes durable: rejects, parts, data object, commit record, each put only if absent, in this order.
+
+"Already there" is neither an error nor a victory: what is there is read back. The same fingerprint and shard are
+adopted, and the record is written from *it*; anything else is an error that names both. So one rule covers the retry
+whose first reply was lost, the zombie actor and the second driver: the first data object that landed is the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from actors.errors import JobError, UserError
+from pipeline.formats import FORMATS
+from pipeline.formats.base import ShardImages
+from pipeline.formats.parquet import write_parquet
+from pipeline.storage import Store
+
+FORMAT_VERSION = 1
+RECORDS = "_run/shards"
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What was made of one shard.
+
+    Args:
+        shard: its number.
+        planned: prompt rows that the plan gives it.
+        rows: the output rows without images, in order.
+        images: their images.
+        rejects: the rejected prompt rows in the shape of a prompt table, with the reject columns.
+        counts: further deterministic counts for the record (descriptions by status, tokens).
+    """
+
+    shard: int
+    planned: int
+    rows: pa.Table
+    images: ShardImages
+    rejects: pa.Table
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A shard's record, and whether another writer's object became the shard."""
+
+    record: dict[str, Any]
+    adopted: bool
+
+
+class ShardCommitter:
+    """Makes shards of one run durable. Safe from many threads, processes and drivers at once."""
+
+    def __init__(self, store: Store, output_format: str, fingerprint: str) -> None:
+        self._store, self._fingerprint = store, fingerprint
+        self._format = FORMATS[output_format]()
+
+    def commit(self, result: ShardResult) -> Committed:
+        """Puts the shard's objects and its record.
+
+        Raises:
+            UserError: the shard's name is taken by another run's data; or the place refuses for good.
+            JobError: the store failed for as long as it was tried; the shard can be made again.
+        """
+        data_name = self._format.data_name(result.shard)
+        header = self._header(result)
+        with self._store.scratch() as scratch:
+            if result.rejects.num_rows:
+                header["rejects"] = self._put_rejects(result)
+            parts = []
+            for part in self._format.parts(result.shard, result.rows, result.images):
+                self._store.create(part.name, part.data)
+                parts.append(_object(part.name, part.data))
+            header["parts"] = parts
+            path = scratch / "data"
+            self._format.build(path, result.rows, result.images, header, parts)
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            entry = {"name": data_name, "size": path.stat().st_size, "sha256": digest}
+            created = self._store.create(data_name, path)
+        if not created:
+            header, entry, ours = self._adopt(result.shard, data_name, entry)
+        return Committed(self._put_record({**header, "data": entry}), adopted=not created and not ours)
+
+    def adopt(self, shard: int) -> dict[str, Any] | None:
+        """The record of a shard whose data object is there already, written now if it was missing; None without one."""
+        data_name = self._format.data_name(shard)
+        if self._store.size(data_name) is None:
+            return None
+        header, entry, _ = self._adopt(shard, data_name, None)
+        return self._put_record({**header, "data": entry})
+
+    def _header(self, result: ShardResult) -> dict[str, Any]:
+        reasons: dict[str, int] = {}
+        for reason in result.rejects["reject_reason"].to_pylist():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return {
+            "format": FORMAT_VERSION,
+            "fingerprint": self._fingerprint,
+            "shard": result.shard,
+            "rows": result.planned,
+            "committed": result.planned - result.rejects.num_rows,
+            "rejected": result.rejects.num_rows,
+            "images": result.rows.num_rows,
+            "reasons": dict(sorted(reasons.items())),
+            "rejects": None,
+            **result.counts,
+        }
+
+    def _put_rejects(self, result: ShardResult) -> dict[str, Any]:
+        sink = pa.BufferOutputStream()
+        with write_parquet(sink, result.rejects.schema) as writer:
+            writer.write_table(result.rejects)
+        data = sink.getvalue().to_pybytes()
+        entry = _object("", data)
+        # The name holds the digest, so an object that is there already is this very one.
+        entry["name"] = f"rejects/shard-{result.shard:06d}-{entry['sha256'][:12]}.parquet"
+        self._store.create(entry["name"], data)
+        return entry
+
+    def _adopt(self, shard: int, name: str, made: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any], bool]:
+        """(header, entry, whether it is byte for byte what we made) of the data object that is there."""
+        header = self._format.read_header(self._store, name)
+        found = self._store.sha256(name)
+        where = f"'{self._store.public(name)}'"
+        if header is None or found is None:
+            raise UserError(
+                f"{where} is there but is no shard of promptmill; move it away, or choose another output.uri"
+            )
+        theirs = (header.get("fingerprint"), header.get("shard"))
+        if theirs != (self._fingerprint, shard):
+            raise UserError(
+                f"{where} belongs to run {str(theirs[0])[:12]} shard {theirs[1]}, not to this run "
+                f"{self._fingerprint[:12]} shard {shard}; choose another output.uri"
+            )
+        digest, size = found
+        return header, {"name": name, "size": size, "sha256": digest}, bool(made and made["sha256"] == digest)
+
+    def _put_record(self, record: dict[str, Any]) -> dict[str, Any]:
+        name = record_name(record["shard"])
+        data = encode_record(record)
+        if self._store.create(name, data):
+            return record
+        there = self._store.read(name)
+        if there is None:
+            raise JobError(f"'{self._store.public(name)}' was there and is gone; run again to resume")
+        known = decode_record(there, self._store.public(name))
+        if (known["fingerprint"], known["shard"]) != (record["fingerprint"], record["shard"]):
+            raise UserError(
+                f"'{self._store.public(name)}' belongs to run {known['fingerprint'][:12]}, not to this run "
+                f"{record['fingerprint'][:12]}; choose another output.uri"
+            )
+        if known["data"] != record["data"]:
+            raise JobError(
+                f"'{self._store.public(name)}' describes another object than the one that is there (sha256 "
+                f"{known['data']['sha256'][:12]} against {record['data']['sha256'][:12]}): it was changed by hand"
+            )
+        return known
+
+
+def record_name(shard: int) -> str:
+    """The name of a shard's commit record."""
+    return f"{RECORDS}/{shard:06d}.json"
+
+
+def encode_record(record: dict[str, Any]) -> bytes:
+    """The bytes of a record: the same record, the same bytes."""
+    return (json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def decode_record(data: bytes, where: str) -> dict[str, Any]:
+    """Reads a record back; raises `UserError` where it is none of this version."""
+    try:
+        record = json.loads(data)
+        version = record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{where}' is no record of promptmill; move it away to make its shard again") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"'{where}' has format {version}, this promptmill writes {FORMAT_VERSION}; use its own version")
+    return dict(record)
+
+
+def committed_shards(store: Store) -> set[int]:
+    """The shards that have a commit record: one listing, whatever the number of rows."""
+    names = (entry.name.rpartition("/")[2] for entry in store.list(RECORDS))
+    return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
+
+
+def read_records(store: Store, shards: Sequence[int]) -> list[dict[str, Any]]:
+    """The records of some shards, in their order, fetched side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(shard: int) -> dict[str, Any] | None:
+        data = store.read(record_name(shard))
+        return None if data is None else decode_record(data, store.public(record_name(shard)))
+
+    with ThreadPoolExecutor(16) as pool:
+        return [record for record in pool.map(one, shards) if record is not None]
+
+
+def _object(name: str, data: bytes) -> dict[str, Any]:
+    return {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

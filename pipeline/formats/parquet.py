@@ -1,0 +1,104 @@
+"""Images in rows: Parquet in the Hugging Face ``Image`` convention, so that ``load_dataset`` shows pictures at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.columns import IMAGE, OUTPUT_FIELDS
+from pipeline.formats.base import HEADER_KEY, Part, ShardFormat, ShardImages
+from pipeline.storage import Store
+
+# The Hub's viewer reads a row group at a time; its own writer uses 100 rows for images.
+_ROW_GROUP = 100
+# `datasets` overlays these features on the Arrow schema: the column becomes decoded images, not structs.
+_HUGGING_FACE = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+
+
+class ParquetFormat(ShardFormat):
+    """One Parquet file a shard."""
+
+    suffix = ".parquet"
+
+    def parts(self, shard: int, rows: pa.Table, images: ShardImages) -> Iterator[Part]:
+        """None: the images are in the rows."""
+        return iter(())
+
+    def build(
+        self, target: Path, rows: pa.Table, images: ShardImages, header: dict[str, Any], parts: Sequence[dict[str, Any]]
+    ) -> None:
+        """Writes row group by row group, so that one row group of images is in memory at a time."""
+        position = [f.name for f in OUTPUT_FIELDS].index("image")
+        schema = rows.schema.insert(position, pa.field("image", IMAGE))
+        schema = schema.with_metadata({"huggingface": _HUGGING_FACE, HEADER_KEY: json.dumps(header, sort_keys=True)})
+        with write_parquet(target, schema, plain=["image.bytes"]) as writer:
+            for start in range(0, rows.num_rows, _ROW_GROUP):
+                chunk = rows.slice(start, _ROW_GROUP)
+                # The path gives `datasets` a file name with the right extension; ids never become paths.
+                cells = [
+                    {
+                        "bytes": images.read(start + i),
+                        "path": f"{header['shard']:06d}-{start + i:06d}.{images.extension}",
+                    }
+                    for i in range(chunk.num_rows)
+                ]
+                chunk = chunk.add_column(position, pa.field("image", IMAGE), pa.array(cells, IMAGE))
+                writer.write_table(chunk.cast(schema), row_group_size=_ROW_GROUP)
+
+    def read_header(self, store: Store, name: str) -> dict[str, Any] | None:
+        """From the footer's key-value metadata; only the footer is fetched."""
+        return read_parquet_header(store, name)
+
+    def read_schema(self, store: Store, name: str) -> pa.Schema | None:
+        """From the footer."""
+        return read_parquet_schema(store, name)
+
+
+def write_parquet(target: Path | pa.NativeFile, schema: pa.Schema, plain: Sequence[str] = ()) -> pq.ParquetWriter:
+    """A Parquet writer with the project's settings; columns named in ``plain`` hold data that is compressed already."""
+    compression = {path: ("NONE" if path in plain else "ZSTD") for path in _leaves(schema)}
+    return pq.ParquetWriter(
+        target,
+        schema,
+        compression=compression,
+        use_dictionary=[path for path in compression if path not in plain],
+        write_page_index=True,
+        store_schema=True,
+    )
+
+
+def read_parquet_header(store: Store, name: str) -> dict[str, Any] | None:
+    """The promptmill header in a Parquet object's footer, or None."""
+    schema = _footer(store, name)
+    raw = None if schema is None else (schema.metadata or {}).get(HEADER_KEY.encode())
+    return None if raw is None else dict(json.loads(raw))
+
+
+def read_parquet_schema(store: Store, name: str) -> pa.Schema | None:
+    """The columns of a Parquet object, or None where there is none."""
+    schema = _footer(store, name)
+    return None if schema is None else schema.remove_metadata()
+
+
+def _footer(store: Store, name: str) -> pa.Schema | None:
+    if store.size(name) is None:
+        return None
+    try:
+        with store.fs.open(store.path(name), "rb") as stream:
+            return pq.ParquetFile(stream).schema_arrow
+    except pa.ArrowInvalid:
+        return None
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Dotted paths of the Parquet leaf columns that a schema becomes."""
+    # Only Parquet's own mapping knows the names inside lists and maps: let it write an empty file and read them there.
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    parquet = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return [parquet.column(i).path for i in range(len(parquet))]

@@ -1,0 +1,136 @@
+"""The Ray Data graph of a run: read one block a shard, expand, generate. The only module that knows ``map_batches``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from actors.backend_diffusers import DiffusersSettings
+from actors.expander import ExpanderSettings
+from actors.recipes import load_recipe
+from actors.render_settings import RenderSettings
+from pipeline.board import Board
+from pipeline.config import Actors, Expand, SynthesizeConfig
+from pipeline.run_record import Run
+from pipeline.source import ShardSource
+from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage, PromptStage
+from pipeline.storage import Store
+
+
+def outcomes(
+    config: SynthesizeConfig, run: Run, pending: Sequence[int], recipes: dict[str, str], store: Store, board: Board
+) -> Iterator[dict[str, Any]]:
+    """Runs the graph over the pending shards and yields each shard's outcome as it is committed.
+
+    Needs a Ray that is started. Yields the fields of `pipeline.stages.OUTCOME_SCHEMA`; any order.
+    """
+    context = DataContext.get_current()
+    # A block is a shard from end to end: no operator may cut it at a size.
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    # A model that fails to load for a passing reason (a cold cache, a busy disk) gets two more tries.
+    context.actor_init_retry_on_errors = True
+    context.actor_init_max_retries = 2
+
+    source = ShardSource(run.plan, pending, config, frozenset(recipes))
+    # Reading takes no CPU of its own: on a small machine the actors hold them all, and a reader must still get through.
+    dataset = ray.data.read_datasource(source, override_num_blocks=len(pending), num_cpus=0)
+    if config.expand is None:
+        dataset = dataset.map_batches(PromptStage, batch_size=None, batch_format="pyarrow", num_cpus=0, concurrency=1)
+    else:
+        dataset = dataset.map_batches(
+            ExpandStage,
+            fn_constructor_args=(expander_settings(config, recipes), config.expand.variants, config.seed, board),
+            batch_size=None,
+            batch_format="pyarrow",
+            **_pool(config.expand.actors, threads=1),
+        )
+    dataset = dataset.map_batches(
+        GenerateStage,
+        fn_constructor_args=(_generate_settings(config, run, store), board),
+        batch_size=None,
+        batch_format="pyarrow",
+        **_pool(config.generate.actors, threads=2),
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        table: pa.Table = batch
+        yield from table.to_pylist()
+
+
+def expander_settings(config: SynthesizeConfig, recipes: dict[str, str]) -> ExpanderSettings:
+    """What an expander actor is told."""
+    expand: Expand | None = config.expand
+    if expand is None:
+        raise ValueError("the LLM stage is off")
+    return ExpanderSettings(
+        engine=expand.engine,
+        model=expand.model,
+        recipes=recipes,
+        batch_rows=expand.batch_rows,
+        max_new_tokens=expand.max_new_tokens,
+        dtype=expand.dtype,
+        cpus=expand.actors.cpus,
+        gpus=expand.actors.gpus,
+        allow_unsafe_models=config.allow_unsafe_models,
+    )
+
+
+def render_settings(config: SynthesizeConfig) -> RenderSettings:
+    """What a generator actor's backend is told."""
+    generate = config.generate
+    own = generate.diffusers
+    return RenderSettings(
+        kind=generate.backend,
+        model=generate.model,
+        diffusers=DiffusersSettings(**own.model_dump()),
+        allow_unsafe_models=config.allow_unsafe_models,
+        cpus=generate.actors.cpus,
+        gpus=generate.actors.gpus,
+    )
+
+
+def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -> dict[str, str]:
+    """The canonical text of each recipe that the run may use: the config's, and all shipped ones where rows choose."""
+    if config.expand is None:
+        return {}
+    wanted = {config.expand.recipe, *(names if by_row else ())}
+    return {name: load_recipe(name).canonical() for name in sorted(wanted)}
+
+
+def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
+    return GenerateSettings(
+        render=render_settings(config),
+        encoding=config.output.image.encoding,
+        quality=config.output.image.quality,
+        batch_rows=config.generate.batch_rows,
+        run_seed=config.seed,
+        read=run.plan.columns.read,
+        carried=run.plan.columns.carried,
+        store=store,
+        output_format=config.output.format,
+        fingerprint=run.fingerprint,
+    )
+
+
+def _pool(actors: Actors, threads: int) -> dict[str, Any]:
+    """Arguments of ``map_batches`` for one stage's pool; ``threads`` shards may be inside one actor at once."""
+    strategy = ActorPoolStrategy(
+        min_size=actors.min,
+        max_size=actors.max,
+        # One more shard waits at each actor, so that it never stands idle between two.
+        max_tasks_in_flight_per_actor=threads + 1,
+        max_concurrent_calls_per_actor=threads,
+        enable_true_multi_threading=threads > 1,
+    )
+    asked: dict[str, Any] = {"compute": strategy, "num_cpus": actors.cpus, "num_gpus": actors.gpus or None}
+    if actors.resources:
+        asked["resources"] = dict(actors.resources)
+    if actors.accelerator_type:
+        asked["accelerator_type"] = actors.accelerator_type
+    return asked

@@ -1,0 +1,259 @@
+"""The prompt table: which Parquet files it is made of, what columns it has, and how a slice of it is read.
+
+Only footers are read to open a table. Its identity is the SHA-256 of the files' bytes, computed once when the run is
+first planned; later starts compare each file's size and change token (ETag or mtime) with the plan's.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from actors.errors import UserError
+from pipeline.config import Prompts
+from pipeline.storage_errors import describe, public_uri
+
+_READ_ERRORS = (OSError, pa.ArrowException, EOFError)
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One Parquet file of the table: where it is, and what its footer and the store said when it was planned."""
+
+    path: str
+    size: int
+    token: str
+    row_groups: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """A prompt table that was found and whose columns were checked; holds no rows."""
+
+    uri: str
+    options: dict[str, Any] = field(repr=False)
+    files: tuple[TableFile, ...]
+    schema: pa.Schema
+    column: str
+    limit: int | None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table, `prompts.limit` applied."""
+        total = sum(file.rows for file in self.files)
+        return total if self.limit is None else min(total, self.limit)
+
+    def slices(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The parts of rows [start, stop) by file: (number of the file, first row, row after the last)."""
+        offset = 0
+        for number, file in enumerate(self.files):
+            low, high = max(start - offset, 0), min(stop - offset, file.rows)
+            if low < high:
+                yield number, low, high
+            offset += file.rows
+            if offset >= stop:
+                return
+
+    def content_hash(self) -> str:
+        """SHA-256 over the files' bytes in their order: reads the table once, a few MiB at a time."""
+        fs = open_fs(self.uri, self.options)
+        digest = hashlib.sha256()
+        for file in self.files:
+            with _reading(file.path), fs.open(file.path, "rb") as stream:
+                digest.update(file.size.to_bytes(8, "big"))
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def tokens(self) -> list[list[str | int]]:
+        """[name, size, change token] of each file: equal tokens mean that the content need not be hashed again."""
+        return [[file.path.rpartition("/")[2], file.size, file.token] for file in self.files]
+
+    def batches(self, columns: list[str], rows: int = 65_536) -> Iterator[pa.Table]:
+        """Streams some columns of the table in order, at most ``rows`` at a time, the limit applied."""
+        fs, left = open_fs(self.uri, self.options), self.rows
+        for file in self.files:
+            if left <= 0:
+                return
+            with _reading(file.path), fs.open(file.path, "rb") as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(batch_size=rows, columns=columns):
+                    table = pa.Table.from_batches([batch]).slice(0, left)
+                    left -= table.num_rows
+                    if table.num_rows:
+                        yield table
+
+
+def open_table(config: Prompts) -> PromptTable:
+    """Finds the table's files and checks its schema.
+
+    Raises:
+        UserError: no file, no Parquet, damaged file, differing schemas, an empty table, a missing or ill-typed column.
+    """
+    fs = open_fs(config.uri, config.options)
+    shown = public_uri(config.uri)
+    try:
+        paths = _expand(fs, config.uri)
+    except _READ_ERRORS as error:
+        raise UserError(f"prompt table '{shown}' cannot be read: {describe(error)}") from error
+    with ThreadPoolExecutor(16) as pool:
+        opened = list(pool.map(functools.partial(_open_file, fs), paths))
+    first = opened[0][1]
+    for file, schema in opened[1:]:
+        if not schema.equals(first):
+            raise UserError(
+                f"the files of prompt table '{shown}' differ in their columns: '{file.path}' has {_columns(schema)}, "
+                f"'{opened[0][0].path}' has {_columns(first)}; write them with one schema"
+            )
+    files = tuple(file for file, _ in opened)
+    table = PromptTable(config.uri, config.options, files, first, config.column, config.limit)
+    if table.rows == 0:
+        raise UserError(f"prompt table '{shown}' has no rows; nothing to make")
+    return table
+
+
+def read_rows(fs: Any, file: TableFile, start: int, stop: int, columns: list[str]) -> pa.Table:
+    """Reads rows [start, stop) of one file: only the row groups that they touch.
+
+    Raises:
+        UserError: the file is no longer the one that was planned.
+    """
+    check_unchanged(fs, file)
+    parts, offset = [], 0
+    for number, rows in enumerate(file.row_groups):
+        low, high = max(start - offset, 0), min(stop - offset, rows)
+        if low < high:
+            group = _row_group(_Cached(fs), file, number, tuple(columns))
+            if group.num_rows != rows:
+                raise UserError(_changed(file.path))
+            parts.append(group.slice(low, high - low))
+        offset += rows
+    return pa.concat_tables(parts)
+
+
+def check_unchanged(fs: Any, file: TableFile) -> None:
+    """Raises `UserError` where the file's size or change token is not the planned one."""
+    try:
+        fs.invalidate_cache(file.path.rpartition("/")[0])
+        info = fs.info(file.path)
+    except FileNotFoundError as error:
+        raise UserError(f"prompt file '{file.path}' is gone since the plan was made; put it back") from error
+    if (int(info["size"]), _token(info)) != (file.size, file.token):
+        raise UserError(_changed(file.path))
+
+
+def open_fs(uri: str, options: dict[str, Any]) -> Any:
+    """The fsspec file system of a URI."""
+    try:
+        return fsspec.core.url_to_fs(uri, **options)[0]
+    except (ValueError, ImportError) as error:
+        raise UserError(f"'{public_uri(uri)}' is no place that fsspec can open: {error}") from error
+
+
+class _Cached:
+    """A file system as a cache key: equal to any other, since the file's path and token say what is read."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Cached)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+# Neighbouring shards share row groups: without this a group of a million rows would be decoded once a shard.
+@functools.lru_cache(maxsize=2)
+def _row_group(fs: _Cached, file: TableFile, number: int, columns: tuple[str, ...]) -> pa.Table:
+    with _reading(file.path), fs.fs.open(file.path, "rb") as stream:
+        return pq.ParquetFile(stream).read_row_group(number, columns=list(columns))
+
+
+class _reading:  # noqa: N801 - reads as a statement
+    """Turns the errors of reading one Parquet file into a sentence."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"no prompt file at '{self.path}'") from error
+        if isinstance(error, pa.ArrowInvalid | EOFError):
+            raise UserError(
+                f"'{self.path}' is no readable Parquet file (truncated, or another format): {str(error)[:160]}"
+            ) from error
+        if isinstance(error, _READ_ERRORS):
+            raise UserError(f"prompt file '{self.path}' cannot be read: {describe(error)}") from error
+
+
+def _open_file(fs: Any, path: str) -> tuple[TableFile, pa.Schema]:
+    with _reading(path):
+        info = fs.info(path)
+        if int(info["size"]) == 0:
+            raise UserError(f"prompt file '{path}' is empty (0 bytes)")
+        with fs.open(path, "rb") as stream:
+            parquet = pq.ParquetFile(stream)
+            metadata = parquet.metadata
+            groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            schema = parquet.schema_arrow.remove_metadata()
+    return TableFile(path, int(info["size"]), _token(info), groups), schema
+
+
+def _token(info: dict[str, Any]) -> str:
+    """What changes when the file is written again: ETag, version, or modification time in nanoseconds."""
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"):
+        if info.get(key) is not None:
+            return str(info[key]).strip('"')
+    return ""
+
+
+def _expand(fs: Any, uri: str) -> list[str]:
+    shown = public_uri(uri)
+    root = fsspec.core.url_to_fs(uri)[1] if isinstance(fs, LocalFileSystem) else fs._strip_protocol(uri)
+    if any(sign in root for sign in "*?["):
+        paths = [p for p in fs.glob(root) if fs.isfile(p)]
+        if not paths:
+            raise UserError(f"no file matches prompts.uri='{shown}'")
+    elif fs.isfile(root):
+        paths = [root]
+    elif fs.isdir(root):
+        found: Iterable[str] = fs.find(root)
+        paths = [p for p in found if p.endswith((".parquet", ".pq")) and not _hidden(p[len(root) :])]
+        if not paths:
+            raise UserError(f"the directory '{shown}' holds no Parquet file (*.parquet); mend prompts.uri")
+    else:
+        raise UserError(f"no prompt table at '{shown}'; mend prompts.uri")
+    return sorted(paths)
+
+
+def _hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.strip("/").split("/"))
+
+
+def _columns(schema: pa.Schema) -> str:
+    return json.dumps({f.name: str(f.type) for f in schema})
+
+
+def _changed(path: str) -> str:
+    return (
+        f"prompt file '{path}' has changed since the plan was made; put the planned file back, "
+        "or write the new table's images to another output.uri"
+    )

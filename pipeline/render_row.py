@@ -1,0 +1,72 @@
+"""One image of an output rendered again from its row, alone, outside any batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.backend_diffusers import DiffusersSettings
+from actors.contracts import ImageJob
+from actors.errors import UserError
+from actors.generator import Generator
+from actors.images import ImageEncoder
+from actors.model_uri import resolve_model
+from actors.render_settings import RenderSettings, build_backend
+from pipeline.commit import committed_shards, read_records
+from pipeline.config import SynthesizeConfig
+from pipeline.read_output import find_row
+from pipeline.run_record import read_run
+from pipeline.storage import Store
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The image made again, and the one in the dataset: both encoded."""
+
+    data: bytes
+    stored: bytes
+
+    @property
+    def same(self) -> bool:
+        """Whether they are equal byte for byte."""
+        return self.data == self.stored
+
+
+def render_row(store: Store, image_id: str, model: str | None = None, *, allow_unsafe: bool = False) -> Rendered:
+    """Renders an image again.
+
+    Args:
+        store: the output.
+        image_id: as in the output's column ``id``.
+        model: where the run's image model is now; None where it still is.
+
+    Raises:
+        UserError: no such output or id; the model is not the one that the run used.
+    """
+    record = read_run(store)
+    config = SynthesizeConfig.model_validate({**record["identity"]["config"], "allow_unsafe_models": allow_unsafe})
+    generate = config.generate
+    records = read_records(store, sorted(committed_shards(store)))
+    row = find_row(store, config.output.format, records, image_id)
+    if row is None:
+        raise UserError(f"output '{store.public()}' has no image with id '{image_id}'; ids are in the column 'id'")
+    uri = model or record["models"]["generate"]
+    found = resolve_model(uri, allow_unsafe=allow_unsafe)
+    if found.sha256 != record["identity"]["models"]["generate"]:
+        raise UserError(
+            f"the model at '{uri}' is not the one of this run (sha256 {found.sha256[:12]}, the run used "
+            f"{record['identity']['models']['generate'][:12]}); name the right one with --model"
+        )
+    own = generate.diffusers
+    options = DiffusersSettings(**own.model_dump())
+    backend = build_backend(RenderSettings(generate.backend, uri, options, allow_unsafe, cpus=1, gpus=0))
+    image = config.output.image
+    job = ImageJob(
+        image_id,
+        row.values["description"],
+        row.values.get("negative_prompt"),
+        row.values["seed"],
+        row.values["width"],
+        row.values["height"],
+    )
+    again = Generator(backend, ImageEncoder(image.encoding, image.quality), generate.batch_rows, 1).render_one(job)
+    return Rendered(again.data, row.image)

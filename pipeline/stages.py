@@ -1,0 +1,200 @@
+"""The two stages as Ray Data calls them: a block (one shard) in, a block out; models are loaded once an actor.
+
+Blocks go through whole (``batch_size=None``), so what an actor computes together never depends on how Ray cut the data.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from actors.contracts import TextJob
+from actors.errors import BrokenEngine
+from actors.expander import ExpanderSettings, build_expander
+from actors.generator import Generator
+from actors.images import ImageEncoder
+from actors.render_settings import RenderSettings, build_backend
+from actors.seeds import derive_seed
+from pipeline import columns as c
+from pipeline.assemble import image_jobs, output_rows, reject_rows, split_failures
+from pipeline.board import Events
+from pipeline.commit import ShardCommitter, ShardResult
+from pipeline.exits import leave_process
+from pipeline.formats.base import ShardImages
+from pipeline.spool import ImageSpool
+from pipeline.storage import Store
+from pipeline.timings import put_timing
+
+OUTCOME_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64()),
+        pa.field("rows", pa.int64()),
+        pa.field("images", pa.int64()),
+        pa.field("rejected", pa.int64()),
+        pa.field("adopted", pa.bool_()),
+    ]
+)
+
+
+class PromptStage:
+    """Stands in for the LLM stage where ``expand`` is null: each prompt is its own description."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Adds the description columns."""
+        count = block.num_rows
+        return _described(
+            block, list(range(count)), [0] * count, block[c.PROMPT].to_pylist(), ["prompt"] * count, [0] * count, 0.0
+        )
+
+
+class ExpandStage:
+    """The LLM actor: writes ``variants`` descriptions for each row of a shard."""
+
+    def __init__(self, settings: ExpanderSettings, variants: int, run_seed: int, board: Events) -> None:
+        self._variants, self._seed, self._board = variants, run_seed, board
+        board.event("expand", "loading")
+        self._expander = build_expander(settings)
+        board.event("expand", "ready")
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """A block with one row for each (prompt row, variant); rejected rows stay single."""
+        started = time.monotonic()
+        self._board.event("expand", "start")
+        rows, variants, jobs = [], [], []
+        values = block.select([c.PROMPT, c.RECIPE, c.REASON]).to_pylist()
+        for row, value in enumerate(values):
+            if value[c.REASON] is not None:
+                rows.append(row)
+                variants.append(0)
+                continue
+            for variant in range(self._variants):
+                prompt, recipe = value[c.PROMPT], value[c.RECIPE]
+                # The seed follows the words, not the row: identical jobs give identical text and run once.
+                seed = derive_seed(self._seed, "text", prompt, recipe, variant)
+                rows.append(row)
+                variants.append(variant)
+                jobs.append(TextJob(prompt, recipe, variant, seed))
+        try:
+            made = iter(self._expander.expand(jobs))
+        except BrokenEngine as error:
+            leave_process("expand", error)
+        texts: list[str | None] = []
+        statuses: list[str | None] = []
+        tokens = []
+        for row in rows:
+            description = None if values[row][c.REASON] is not None else next(made)
+            texts.append(description.text if description else None)
+            statuses.append(description.status if description else None)
+            tokens.append(description.tokens if description else 0)
+        self._board.event("expand", "done")
+        return _described(block, rows, variants, texts, statuses, tokens, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """All that a generator actor needs; picklable."""
+
+    render: RenderSettings
+    encoding: Literal["png", "jpeg", "webp"]
+    quality: int
+    batch_rows: int
+    run_seed: int
+    read: tuple[str, ...]
+    carried: tuple[str, ...]
+    store: Store
+    output_format: str
+    fingerprint: str
+
+
+class GenerateStage:
+    """The image actor: renders a shard, writes and commits it, and returns its outcome; images never leave it.
+
+    Two shards may be inside at once (threads): one renders while the other is written and uploaded.
+    """
+
+    def __init__(self, settings: GenerateSettings, board: Events) -> None:
+        self._settings, self._board = settings, board
+        board.event("generate", "loading")
+        encoder = ImageEncoder(settings.encoding, settings.quality)
+        self._generator = Generator(
+            build_backend(settings.render), encoder, settings.batch_rows, max(1, round(settings.render.cpus))
+        )
+        self._committer = ShardCommitter(settings.store, settings.output_format, settings.fingerprint)
+        board.event("generate", "ready")
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """One row of `OUTCOME_SCHEMA` for the block's shard."""
+        self._board.event("generate", "start")
+        try:
+            outcome = self._make(block)
+        except BrokenEngine as error:
+            leave_process("generate", error)
+        self._board.event("generate", "done")
+        return outcome
+
+    def _make(self, block: pa.Table) -> pa.Table:
+        settings, started = self._settings, time.monotonic()
+        shard = block[c.SHARD][0].as_py()
+        record = self._committer.adopt(shard)
+        if record is not None:
+            return _outcome(record, adopted=True)
+        sheet = image_jobs(block, settings.run_seed)
+        with settings.store.scratch() as scratch, ImageSpool(scratch) as spool:
+            self._generator.render(sheet.jobs, spool)
+            rendered = time.monotonic()
+            block, kept = split_failures(block, sheet, spool.errors)
+            rows = output_rows(block, sheet, kept, spool.images, settings.carried)
+            rejects = reject_rows(block, settings.read)
+            images = ShardImages(lambda row: spool.read(kept[row]), settings.encoding.replace("jpeg", "jpg"))
+            planned = len(set(block[c.ROW].to_pylist()))
+            result = ShardResult(shard, planned, rows, images, rejects, _counts(block))
+            committed = self._committer.commit(result)
+        put_timing(
+            settings.store,
+            shard,
+            rows=planned,
+            images=rows.num_rows,
+            tokens=sum(block[c.TOKENS].to_pylist()),
+            expand_seconds=block[c.EXPAND_SECONDS][0].as_py(),
+            render_seconds=rendered - started,
+            write_seconds=time.monotonic() - rendered,
+        )
+        return _outcome(committed.record, committed.adopted)
+
+
+def _counts(block: pa.Table) -> dict[str, Any]:
+    """Deterministic counts of one shard for its record: descriptions by status, tokens generated."""
+    statuses: dict[str, int] = {}
+    for status, reason in zip(block[c.STATUS].to_pylist(), block[c.REASON].to_pylist(), strict=True):
+        if reason is None:
+            statuses[status] = statuses.get(status, 0) + 1
+    return {"descriptions": dict(sorted(statuses.items())), "tokens": sum(block[c.TOKENS].to_pylist())}
+
+
+def _described(
+    block: pa.Table,
+    rows: list[int],
+    variants: list[int],
+    texts: list[str | None],
+    statuses: list[str | None],
+    tokens: list[int],
+    seconds: float,
+) -> pa.Table:
+    block = block.take(pa.array(rows, pa.int64()))
+    for name, values, kind in (
+        (c.VARIANT, variants, pa.int32()),
+        (c.DESCRIPTION, texts, pa.string()),
+        (c.STATUS, statuses, pa.string()),
+        (c.TOKENS, tokens, pa.int64()),
+        (c.EXPAND_SECONDS, [seconds] * len(rows), pa.float64()),
+    ):
+        block = block.append_column(name, pa.array(values, kind))
+    return block
+
+
+def _outcome(record: dict[str, Any], adopted: bool) -> pa.Table:
+    row = {name: record[name] for name in ("shard", "rows", "images", "rejected")} | {"adopted": adopted}
+    return pa.Table.from_pylist([row], schema=OUTCOME_SCHEMA)

@@ -1,0 +1,309 @@
+"""One place on local disk or an object store, spoken to through fsspec: reads, lists, and create-only-if-absent.
+
+Object stores get a conditional put (``If-None-Match: *``), whole or multipart; a local directory gets a temporary file
+and a hard link, which fails when the name is taken. Data is never renamed, and nothing is believed about listings that
+follow a write. Transient errors are retried with exponential backoff and full jitter; permanent ones end at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from actors.errors import JobError, UserError
+from pipeline.storage_errors import describe, is_taken, is_transient, public_uri
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object: its name under the root, its size in bytes, and its last change as the store tells it (or None)."""
+
+    name: str
+    size: int
+    modified: Any = None
+
+
+@dataclass
+class Store:
+    """The objects under one root URI.
+
+    Args:
+        uri: a local path or any fsspec URI.
+        options: fsspec options of the file system.
+        unconditional: the user promises a single writer, so a plain put stands in for a conditional one.
+        attempts: tries of one request.
+        max_backoff: seconds between two tries at most.
+    """
+
+    uri: str
+    options: dict[str, Any] = field(default_factory=dict)
+    unconditional: bool = False
+    attempts: int = 8
+    max_backoff: float = 20.0
+
+    def __post_init__(self) -> None:
+        self._connect()
+
+    def _connect(self) -> None:
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri, **_own_retries(self.uri, self.options))
+        except (ValueError, ImportError) as error:
+            raise UserError(f"'{public_uri(self.uri)}' is no place that fsspec can open: {error}") from error
+        self.root = self.root.rstrip("/") or "/"
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A file system holds sockets and an event loop: each process opens its own.
+        return {k: v for k, v in self.__dict__.items() if k not in {"fs", "root", "local"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._connect()
+
+    def path(self, name: str) -> str:
+        """The full path of the object ``name``, as this file system wants it."""
+        return f"{self.root}/{name}"
+
+    def public(self, name: str = "") -> str:
+        """The URI of an object for messages: never holds credentials."""
+        base = public_uri(self.uri).rstrip("/")
+        return f"{base}/{name}" if name else base
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of an object, or None where there is none."""
+
+        def attempt() -> bytes | None:
+            try:
+                data: bytes = self.fs.cat_file(self.path(name))
+            except FileNotFoundError:
+                return None
+            return data
+
+        return self._call(attempt, name, "read")
+
+    def size(self, name: str) -> int | None:
+        """The size of an object in bytes, or None where there is none; never answered from a cache."""
+
+        def attempt() -> int | None:
+            self._forget(name)
+            try:
+                return int(self.fs.info(self.path(name))["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._call(attempt, name, "look up")
+
+    def list(self, prefix: str) -> list[Entry]:
+        """The objects directly under ``prefix/``, sorted by name; an absent prefix is empty."""
+
+        def attempt() -> list[Entry]:
+            self._forget(prefix)
+            try:
+                found = self.fs.ls(self.path(prefix), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            start = len(self.root) + 1
+            return sorted(
+                (
+                    Entry(f["name"][start:], int(f["size"] or 0), f.get("LastModified", f.get("mtime")))
+                    for f in found
+                    if f["type"] == "file" and f["name"].rstrip("/") != self.path(prefix)
+                ),
+                key=lambda entry: entry.name,
+            )
+
+        return self._call(attempt, prefix, "list")
+
+    def create(self, name: str, source: bytes | Path) -> bool:
+        """Puts an object under a name that must be free.
+
+        An outcome that stays unknown (a lost reply, 409, 5xx) is settled by asking again: the condition makes the
+        repeat harmless.
+
+        Returns:
+            True when this call is known to have made the object; False when the name is taken, possibly by an earlier
+            try of this very call: the caller reads back what is there.
+
+        Raises:
+            UserError: no permission, no such bucket, disk full: the user mends the place.
+            JobError: the store failed for as long as it was tried.
+        """
+
+        def attempt() -> bool:
+            if self.local:
+                return self._link_local(name, source)
+            if self.unconditional:
+                self._put(name, source, {})
+                return True
+            try:
+                self._put(name, source, {"mode": "create"})
+            except Exception as error:
+                if not is_taken(error):
+                    raise
+                return False
+            return True
+
+        return self._call(attempt, name, "write")
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Puts an object whatever is there: for pages and notes that describe the run, never for data."""
+
+        def attempt() -> None:
+            if self.local:
+                target = Path(self.path(name))
+                with self._temporary(data) as temporary:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    temporary.replace(target)
+            else:
+                self._put(name, data, {})
+
+        self._call(attempt, name, "write")
+
+    def remove(self, name: str) -> None:
+        """Deletes an object; one that is not there is no error. Only for the notes of a driver, never for data."""
+
+        def attempt() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.path(name))
+
+        self._call(attempt, name, "delete")
+
+    def sha256(self, name: str) -> tuple[str, int] | None:
+        """(hex digest, size in bytes) of an object, streamed; None where there is none."""
+
+        def attempt() -> tuple[str, int] | None:
+            digest, size = hashlib.sha256(), 0
+            self._forget(name)
+            try:
+                with self.fs.open(self.path(name), "rb", cache_type="readahead") as stream:
+                    while chunk := stream.read(1 << 22):
+                        digest.update(chunk)
+                        size += len(chunk)
+            except FileNotFoundError:
+                return None
+            return digest.hexdigest(), size
+
+        return self._call(attempt, name, "read")
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory for building one object's file; on local disk it is on the output's own volume."""
+        parent = self._local_scratch() if self.local else None
+        with tempfile.TemporaryDirectory(prefix="promptmill-", dir=parent) as directory:
+            yield Path(directory)
+
+    def probe(self) -> None:
+        """Finds out before any work whether the store can be written and honours the condition.
+
+        Raises:
+            UserError: not writable, no such bucket, wrong credentials; or a second create of one name went through.
+        """
+        name = f"_run/probe-{uuid.uuid4().hex}"
+        self.create(name, b"promptmill probes whether this store refuses to overwrite")
+        try:
+            taken = self.unconditional or not self.create(name, b"this must never be stored")
+        finally:
+            self.remove(name)
+        if not taken:
+            raise UserError(
+                f"the store of '{self.public()}' ignores 'create only if absent', so two writers could overwrite one "
+                "another; use a store that honours it, or set storage.unconditional=true and let one run write"
+            )
+
+    def _put(self, name: str, source: bytes | Path, options: dict[str, Any]) -> None:
+        try:
+            if isinstance(source, bytes):
+                self.fs.pipe_file(self.path(name), source, **options)
+            else:
+                self.fs.put_file(str(source), self.path(name), **options)
+        except TypeError as error:
+            if "mode" not in str(error):
+                raise
+            raise UserError(
+                f"fsspec's file system of '{self.public()}' has no 'create only if absent'; use s3:// or local disk, "
+                "or set storage.unconditional=true and let one run write at a time"
+            ) from error
+
+    def _link_local(self, name: str, source: bytes | Path) -> bool:
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._temporary(source) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            directory = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        return True
+
+    @contextlib.contextmanager
+    def _temporary(self, source: bytes | Path) -> Iterator[Path]:
+        """The source as a synced file on the output's own volume, whose name goes away again."""
+        if isinstance(source, Path):
+            with source.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            yield source
+            return
+        temporary = self._local_scratch() / uuid.uuid4().hex
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(source)
+                stream.flush()
+                os.fsync(stream.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _local_scratch(self) -> Path:
+        path = Path(self.path("_run/tmp"))
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _forget(self, name: str) -> None:
+        # Another process may have written since: fsspec's directory cache would answer with the past.
+        full = self.path(name)
+        self.fs.invalidate_cache(full)
+        self.fs.invalidate_cache(full.rpartition("/")[0])
+
+    def _call(self, attempt: Callable[[], T], name: str, verb: str) -> T:
+        retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=0.2, max=self.max_backoff),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except (UserError, JobError):
+            raise
+        except Exception as error:
+            where = self.public(name)
+            if is_transient(error):
+                raise JobError(
+                    f"cannot {verb} '{where}': {describe(error)} after {self.attempts} tries; run again to resume"
+                ) from error
+            raise UserError(f"cannot {verb} '{where}': {describe(error)}") from error
+
+
+def _own_retries(uri: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with botocore's own retries off: they multiply with ours, and a 503 would be asked 25 times a try."""
+    if not uri.startswith(("s3://", "s3a://")):
+        return options
+    given = options.get("config_kwargs", {})
+    return {**options, "config_kwargs": {"retries": {"max_attempts": 0}, **given}}

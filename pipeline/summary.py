@@ -1,0 +1,53 @@
+"""What a run has made, counted from the commit records: planned = committed + rejected, always."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.errors import JobError
+
+
+@dataclass
+class Totals:
+    """Sums over commit records. ``descriptions`` counts by status, ``reasons`` rejected rows by reason."""
+
+    shards: int = 0
+    planned: int = 0
+    committed: int = 0
+    rejected: int = 0
+    images: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    descriptions: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def fallbacks(self) -> int:
+        """Descriptions for which the prompt itself stands in."""
+        return sum(n for status, n in self.descriptions.items() if status not in {"accepted", "prompt"})
+
+    @property
+    def reject_fraction(self) -> float:
+        """Share of the planned rows that were rejected."""
+        return self.rejected / self.planned if self.planned else 0.0
+
+
+def add_up(records: Iterable[dict[str, Any]]) -> Totals:
+    """Sums records; raises `JobError` where a record's counts do not add up."""
+    totals = Totals()
+    for record in records:
+        if record["rows"] != record["committed"] + record["rejected"]:
+            raise JobError(f"the record of shard {record['shard']} does not add up: planned != committed + rejected")
+        totals.shards += 1
+        totals.planned += record["rows"]
+        totals.committed += record["committed"]
+        totals.rejected += record["rejected"]
+        totals.images += record["images"]
+        totals.tokens += record["tokens"]
+        totals.bytes += record["data"]["size"] + sum(part["size"] for part in record["parts"])
+        totals.descriptions.update(record["descriptions"])
+        totals.reasons.update(record["reasons"])
+    return totals

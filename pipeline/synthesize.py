@@ -1,0 +1,233 @@
+"""The main job: settle the run, make what is not committed yet, count everything, describe the dataset."""
+
+from __future__ import annotations
+
+import queue
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from actors.errors import JobError, PromptmillError, UserError
+from actors.model_uri import resolve_model
+from actors.recipes import recipe_names
+from pipeline.board import Board
+from pipeline.cluster import connected, missing_resources, without_gpus
+from pipeline.columns import choose_columns
+from pipeline.commit import committed_shards, read_records
+from pipeline.config import SynthesizeConfig
+from pipeline.describe import describe_output, is_described
+from pipeline.drivers import announced
+from pipeline.graph import outcomes, recipe_texts
+from pipeline.progress import RunProgress
+from pipeline.prompts import open_table
+from pipeline.run_record import ModelHashes, Run, claim, describe_run
+from pipeline.storage import Store
+from pipeline.summary import Totals, add_up
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived: finished shards stay, the same command goes on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run: sums over all shards of the output, and what this start added."""
+
+    output: str
+    totals: Totals
+    made_shards: int
+    made_images: int
+    adopted_shards: int
+    seconds: float
+    report: str
+
+
+def open_store(config: SynthesizeConfig) -> Store:
+    """The output's store with the config's options."""
+    own = config.storage
+    return Store(config.output.uri, dict(own.options), own.unconditional, own.attempts, own.max_backoff)
+
+
+def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]:
+    """Checks table, models, recipes and output, and computes plan and fingerprint; writes nothing, starts no Ray.
+
+    Returns:
+        The run, and the text of each recipe that it may use.
+    """
+    table = open_table(config.prompts)
+    columns = choose_columns(table.schema, config.prompts)
+    recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
+    unsafe = config.allow_unsafe_models
+    models = ModelHashes(
+        expand=resolve_model(config.expand.model, allow_unsafe=unsafe).sha256 if config.expand else None,
+        generate=resolve_model(config.generate.model, allow_unsafe=unsafe).sha256,
+    )
+    return describe_run(store, config, table, columns, models, recipes), recipes
+
+
+def synthesize(
+    config: SynthesizeConfig,
+    *,
+    address: str | None = None,
+    quiet: bool = False,
+    debug: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Makes the dataset, or what is missing of it.
+
+    Args:
+        address: Ray cluster; None takes ``RAY_ADDRESS`` or starts a local one.
+        quiet: no progress.
+        debug: Ray's and the workers' logs reach the terminal.
+        say: takes the run's few remarks, one sentence each.
+
+    Raises:
+        UserError, JobError: see `actors.errors`.
+        Interrupted: a signal ended the run.
+    """
+    begun = time.monotonic()
+    store = open_store(config)
+    run, recipes = settle(config, store)
+    done = committed_shards(store)
+    pending = [shard for shard in range(run.plan.shards) if shard not in done]
+    progress = RunProgress(run.plan.shards - len(pending), run.plan.shards, quiet=quiet)
+    made: list[dict[str, Any]] = []
+    if pending:
+        store.probe()
+        run = claim(store, run)
+        with announced(store) as others:
+            if others:
+                say(f"{others} other run(s) work on this output too: that is safe, each shard is committed once")
+            with connected(address, config.cluster, debug) as where, _signals():
+                say(f"{len(pending)} of {run.plan.shards} shards to make on {where}")
+                config, fell_back = without_gpus(config)
+                if fell_back:
+                    say("the cluster has no GPU: the same config runs on CPUs")
+                short = missing_resources(config)
+                if short:
+                    say(f"the cluster is too small for one actor of each stage as it stands ({short}); waiting")
+                with progress:
+                    made = _drain(config, run, pending, recipes, store, progress)
+    else:
+        say(f"nothing to do: all {run.plan.shards} shards are committed")
+    return _finish(config, store, run, made, bool(pending), time.monotonic() - begun)
+
+
+def _drain(
+    config: SynthesizeConfig,
+    run: Run,
+    pending: list[int],
+    recipes: dict[str, str],
+    store: Store,
+    progress: RunProgress,
+) -> list[dict[str, Any]]:
+    """Consumes the graph in a thread of its own, so that signals and stalls are seen while Ray works."""
+    board = Board()
+    arrived: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+
+    def consume() -> None:
+        try:
+            for outcome in outcomes(config, run, pending, recipes, store, board):
+                arrived.put(outcome)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that can raise it
+            arrived.put(error)
+
+    threading.Thread(target=consume, name="promptmill-graph", daemon=True).start()
+    made: list[dict[str, Any]] = []
+    moved = time.monotonic()
+    while True:
+        try:
+            found = arrived.get(timeout=0.5)
+        except queue.Empty:
+            progress.tick()
+            if time.monotonic() - moved > config.limits.stall_timeout:
+                raise JobError(
+                    f"no shard was committed for {config.limits.stall_timeout:g} s (limits.stall_timeout) with "
+                    f"{len(pending) - len(made)} left; {board.standing()}; run again to resume"
+                ) from None
+            continue
+        if found is None:
+            return made
+        if isinstance(found, BaseException):
+            raise _cause(found) from found
+        moved = time.monotonic()
+        made.append(found)
+        progress.add(found["images"], found["rejected"])
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error that a worker meant, out of what Ray wrapped around it."""
+    if isinstance(error, PromptmillError):
+        return error
+    # Ray Data's own wrapper drops the cause when it crosses processes; the worker's traceback, as text, still has it.
+    meant = _MEANT.findall(_ANSI.sub("", str(error)))
+    if meant:
+        kind, text = meant[-1]
+        return UserError(text) if kind == "UserError" else JobError(text)
+    lines = [line for line in _ANSI.sub("", str(error)).splitlines() if _ERROR_LINE.match(line.strip())]
+    last = lines[0].strip() if lines else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return JobError(f"the run broke off: {last[:300]}; finished shards stay, run again to resume (--debug shows more)")
+
+
+_MEANT = re.compile(r"^actors\.errors\.(UserError|JobError): (.+)$", re.MULTILINE)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit)\b: ")
+
+
+def _finish(
+    config: SynthesizeConfig, store: Store, run: Run, made: list[dict[str, Any]], worked: bool, seconds: float
+) -> Summary:
+    """Counts all records and describes the dataset; raises `JobError` where something is missing."""
+    records = read_records(store, range(run.plan.shards))
+    if len(records) != run.plan.shards:
+        raise JobError(
+            f"{run.plan.shards - len(records)} of {run.plan.shards} shards have no commit record; run again to resume"
+        )
+    totals = add_up(records)
+    if totals.planned != run.plan.table.rows:
+        raise JobError(f"{totals.planned} rows are accounted for, the table has {run.plan.table.rows}")
+    if worked or not is_described(store):
+        describe_output(store, config.output.card, records, totals)
+    return Summary(
+        output=store.public(),
+        totals=totals,
+        made_shards=sum(not outcome["adopted"] for outcome in made),
+        made_images=sum(outcome["images"] for outcome in made if not outcome["adopted"]),
+        adopted_shards=sum(outcome["adopted"] for outcome in made),
+        seconds=seconds,
+        report=store.public("report.html"),
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Raises `Interrupted` in the main thread on SIGINT and SIGTERM while the block runs.
+
+    Inside a connection: Ray installs handlers of its own when it connects.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)

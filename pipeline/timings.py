@@ -1,0 +1,52 @@
+"""How fast shards were made: notes beside the records for estimates and the report, never part of the dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from actors.errors import PromptmillError
+from pipeline.storage import Store
+
+TIMINGS = "_run/timings"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Sums over the shards that have a timing; seconds are of one actor of the stage, not of the clock on the wall."""
+
+    shards: int
+    rows: int
+    images: int
+    tokens: int
+    expand_seconds: float
+    render_seconds: float
+    write_seconds: float
+
+
+def put_timing(store: Store, shard: int, **values: float) -> None:
+    """Notes one shard's timing. A note that cannot be written is no reason to fail a shard that is committed."""
+    rounded = {name: round(value, 3) for name, value in values.items()}
+    with contextlib.suppress(PromptmillError):
+        store.replace(f"{TIMINGS}/{shard:06d}.json", json.dumps(rounded, sort_keys=True).encode())
+
+
+def read_rates(store: Store, most: int = 1000) -> Rates | None:
+    """The rates measured in this output's earlier shards (a sample of at most ``most``); None where there are none."""
+    names = [entry.name for entry in store.list(TIMINGS)]
+    names = names[:: max(1, len(names) // most)][:most]
+    with ThreadPoolExecutor(16) as pool:
+        found = [json.loads(data) for data in pool.map(store.read, names) if data]
+    if not found:
+        return None
+    return Rates(
+        shards=len(found),
+        rows=sum(int(f["rows"]) for f in found),
+        images=sum(int(f["images"]) for f in found),
+        tokens=sum(int(f["tokens"]) for f in found),
+        expand_seconds=sum(f["expand_seconds"] for f in found),
+        render_seconds=sum(f["render_seconds"] for f in found),
+        write_seconds=sum(f["write_seconds"] for f in found),
+    )

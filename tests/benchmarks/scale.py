@@ -1,0 +1,96 @@
+"""Does a shard cost the same in a long run as in a short one? Time a shard and the driver's memory, by shards.
+
+    python -m tests.benchmarks.scale 10 100 1000
+
+A trivial generator: the real GAN classes with a few thousand weights, one row a shard, no LLM. Each size runs
+in a process of its own with a local Ray; the time a shard is taken between the first and the last commit record, so
+start-up is not in it. Absolute figures depend on the machine: read the ratios to the smallest size.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PLAN_SHARDS = 10_000
+
+
+def main(sizes: list[str]) -> None:
+    """Prints one line a size, and one for planning ten thousand shards."""
+    found = [_in_a_process(int(size)) for size in sizes]
+    base = found[0]
+    print(f"{'shards':>8} {'time/shard':>11} {'driver memory':>14}   (ratios to {base['shards']} shards)")
+    for one in found:
+        print(
+            f"{one['shards']:>8} {one['seconds_a_shard'] / base['seconds_a_shard']:>11.2f} "
+            f"{one['driver_bytes'] / base['driver_bytes']:>14.2f}"
+        )
+    print(f"plan of {PLAN_SHARDS} shards: {_plan_seconds():.1f} s on this machine")
+
+
+def _in_a_process(shards: int) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.scale", "--one", str(shards)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _one(shards: int) -> None:
+    from pipeline.config import SynthesizeConfig
+    from pipeline.config_file import load_config
+    from pipeline.synthesize import synthesize
+
+    with tempfile.TemporaryDirectory() as directory:
+        overrides = _overrides(Path(directory), shards)
+        synthesize(load_config(SynthesizeConfig, None, overrides), quiet=True)
+        times = sorted(p.stat().st_mtime for p in Path(directory).glob("out/_run/shards/*.json"))
+    result = {
+        "shards": shards,
+        "seconds_a_shard": (times[-1] - times[0]) / (shards - 1),
+        "driver_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    print(json.dumps(result))
+
+
+def _plan_seconds() -> float:
+    from pipeline.config import SynthesizeConfig
+    from pipeline.config_file import load_config
+    from pipeline.synthesize import open_store, settle
+
+    with tempfile.TemporaryDirectory() as directory:
+        config = load_config(SynthesizeConfig, None, _overrides(Path(directory), PLAN_SHARDS))
+        begun = time.perf_counter()
+        run, _ = settle(config, open_store(config))
+        tasks = [run.plan.shard(index) for index in range(run.plan.shards)]
+        seconds = time.perf_counter() - begun
+    assert len(tasks) == PLAN_SHARDS
+    return seconds
+
+
+def _overrides(directory: Path, shards: int) -> list[str]:
+    from tests.models import save_gan
+
+    model = save_gan(directory / "model")
+    pq.write_table(pa.table({"prompt": [f"a red heart number {i}" for i in range(shards)]}), directory / "p.parquet")
+    return [
+        f"prompts.uri={directory / 'p.parquet'}", f"output.uri={directory / 'out'}", f"generate.model={model}",
+        "expand=null", "shards.rows=1",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        _one(int(sys.argv[2]))
+    else:
+        main(sys.argv[1:] or ["10", "100", "1000"])

@@ -1,0 +1,64 @@
+"""Fixtures that many tests share. What is costly starts when the first test asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def _program(path: str) -> ModuleType:
+    """A program of this repository that lies outside any package, imported."""
+    name = Path(path).stem
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def _forget_s3_clients() -> None:
+    """Have s3fs make new clients: it caches them by arguments, and so keeps the keys of an environment that is gone."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """A real S3 server (`SwiftS3`), one for the whole session."""
+    with _program("infra/object-store/swift_s3.py").SwiftS3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of a new, empty bucket; this process and its children reach it with no option anywhere."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+    for name, value in s3_server.environ().items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{secrets.token_hex(4)}"
+    s3_server.create_bucket(bucket)
+    _forget_s3_clients()
+    yield f"s3://{bucket}"
+    _forget_s3_clients()
