@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,6 +44,32 @@ def dataset(root: Path) -> dict[str, str]:
     }
 
 
+@contextlib.contextmanager
+def driver(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own; it and the Ray that it started end with the block, whatever the test finds."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        below = descendants(process.pid)
+        process.kill()
+        process.wait()
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if pid in _ancestors(int(entry.name))[1:]:
+                    found.append(int(entry.name))
+    return found
+
+
 def wait_for_records(root: Path, count: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
     while len(list(root.glob("_run/shards/*.json"))) < count:
@@ -54,25 +81,21 @@ def wait_for_records(root: Path, count: int, process: subprocess.Popen[bytes]) -
 def generator_actors(driver: int) -> list[int]:
     """Processes of generator actors of the local cluster that ``driver`` started."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            title = (entry / "cmdline").read_bytes()
-            if b"ray::" in title and b"GenerateStage" in title and driver in _ancestors(int(entry.name)):
-                found.append(int(entry.name))
-        except OSError:
-            continue
+    for pid in descendants(driver):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"ray::" in title and b"GenerateStage" in title:
+                found.append(pid)
     return found
 
 
-def _ancestors(pid: int) -> set[int]:
-    seen: set[int] = set()
-    while pid > 1:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        pid = int(stat.rpartition(")")[2].split()[1])
-        seen.add(pid)
-    return seen
+def _ancestors(pid: int) -> list[int]:
+    """``pid`` and those above it, the nearest first."""
+    line = [pid]
+    while line[-1] > 1:
+        stat = Path(f"/proc/{line[-1]}/stat").read_text()
+        line.append(int(stat.rpartition(")")[2].split()[1]))
+    return line
 
 
 def test_killed_driver_and_actors_leave_the_bytes_of_an_undisturbed_run(
@@ -81,21 +104,21 @@ def test_killed_driver_and_actors_leave_the_bytes_of_an_undisturbed_run(
     subprocess.run(command("calm"), check=True, capture_output=True)
     rough = tmp_path / "rough"
 
-    driver = subprocess.Popen(command("rough"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_records(rough, 10, driver)
-    driver.kill()
-    driver.wait()
+    with driver(command("rough")) as first:
+        wait_for_records(rough, 10, first)
+        first.kill()
+        first.wait()
     assert len(list(rough.glob("_run/shards/*.json"))) < SHARDS
 
-    driver = subprocess.Popen(command("rough"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     killed = 0
-    for records in (30, 70):
-        wait_for_records(rough, records, driver)
-        for pid in generator_actors(driver.pid):
-            os.kill(pid, signal.SIGKILL)
-            killed += 1
-    _, errors = driver.communicate(timeout=300)
-    assert driver.returncode == 0, errors.decode()
+    with driver(command("rough")) as second:
+        for records in (30, 70):
+            wait_for_records(rough, records, second)
+            for pid in generator_actors(second.pid):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        _, errors = second.communicate(timeout=300)
+        assert second.returncode == 0, errors.decode()
     assert killed >= 2
     assert dataset(rough) == dataset(tmp_path / "calm")
 
@@ -108,22 +131,31 @@ def test_killed_driver_and_actors_leave_the_bytes_of_an_undisturbed_run(
 def test_signals_end_a_run_with_a_sentence_and_leave_finished_shards(
     tmp_path: Path, command: Callable[[str], list[str]], number: signal.Signals, status: int
 ) -> None:
-    driver = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_for_records(tmp_path / "cut", 5, driver)
-    driver.send_signal(number)
-    _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == status
+    with driver(command("cut")) as run:
+        wait_for_records(tmp_path / "cut", 5, run)
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=60)
+        assert run.returncode == status
     assert b"the same command goes on from here" in errors
     assert b"Traceback" not in errors
     assert list((tmp_path / "cut/_run/shards").glob("*.json"))
 
 
 def test_two_drivers_on_one_output_make_one_dataset(tmp_path: Path, command: Callable[[str], list[str]]) -> None:
-    first = subprocess.Popen(command("shared"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_for_records(tmp_path / "shared", 1, first)
-    second = subprocess.run(command("shared"), capture_output=True, check=False)
-    _, errors = first.communicate(timeout=300)
-    assert (first.returncode, second.returncode) == (0, 0), errors + second.stderr
+    """The first driver is paused while the second one finishes everything; when it wakes it changes nothing."""
+    shared = tmp_path / "shared"
+    with driver(command("shared")) as first:
+        wait_for_records(shared, 1, first)
+        first.send_signal(signal.SIGSTOP)
+        try:
+            second = subprocess.run(command("shared"), capture_output=True, check=False, timeout=300)
+            assert second.returncode == 0, second.stderr.decode()
+            before = dataset(shared)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        _, errors = first.communicate(timeout=300)
+        assert first.returncode == 0, errors.decode()
     assert b"1 other run(s) work on this output too" in second.stderr
+    assert dataset(shared) == before
     subprocess.run(command("alone"), check=True, capture_output=True)
-    assert dataset(tmp_path / "shared") == dataset(tmp_path / "alone")
+    assert dataset(shared) == dataset(tmp_path / "alone")

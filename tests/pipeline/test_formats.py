@@ -57,7 +57,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def ray_data() -> Iterator[Any]:
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    # "local": a cluster that another test left dying behind must not be joined.
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray.data
     ray.shutdown()
