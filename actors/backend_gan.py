@@ -35,12 +35,15 @@ class GanBackend:
     def check(self, job: ImageJob) -> None:
         """Raises `RowError` for any size but the model's own."""
         width, height = self.native_size
-        if (job.width or width, job.height or height) != self.native_size:
-            raise RowError("bad_size", f"this GAN makes {width}x{height} images alone, not {job.width}x{job.height}")
+        asked = (width if job.width is None else job.width, height if job.height is None else job.height)
+        if asked != self.native_size:
+            raise RowError("bad_size", f"this GAN makes {width}x{height} images alone, not {asked[0]}x{asked[1]}")
 
     @torch.inference_mode()
     def render(self, jobs: Sequence[ImageJob]) -> list[Pixels]:
         """See `actors.contracts.Backend`. Raises `actors.images.SomeRowsError` for images that are not finite."""
+        if not jobs:
+            return []
         generator = self._model.generator
         latents = []
         for job in jobs:

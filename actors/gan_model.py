@@ -40,8 +40,14 @@ class GanModel:
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Condition vectors of some texts, shape (n, text_dim), float32; words beyond 48 tokens are cut off."""
+        # A prompt is a stranger's text: "</s>" in it is four characters, not the end of the words.
         encoded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=MAX_TOKENS,
+            split_special_tokens=True,
+            return_tensors="pt",
         ).to(self.text_encoder.device)
         pooled: Tensor = self.text_encoder(**encoded).pooler_output
         return pooled

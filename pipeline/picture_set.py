@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from actors.errors import UserError
 from actors.gan_model import MAX_TOKENS
 from pipeline.captions import Words, caption
 
@@ -28,10 +30,18 @@ class PictureSet:
         path: the Parquet file.
         resolution: side in pixels; pictures of another size are resampled (Lanczos).
         originals: share of the samples that are not recoloured.
+
+    Raises:
+        UserError: no such table, or no Parquet.
     """
 
     def __init__(self, path: Path, resolution: int, originals: float = 0.65) -> None:
-        rows = pq.read_table(path).to_pylist()
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"the training table '{path}' cannot be read ({type(error).__name__}); make it with jobs.prepare_emoji"
+            ) from error
         pictures = np.stack([_pixels(row["image"]["bytes"], resolution) for row in rows])
         self._pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         self.words = [

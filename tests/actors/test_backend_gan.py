@@ -72,6 +72,16 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
+def test_markup_in_a_prompt_is_text_and_hides_nothing_behind_it(tiny: Path) -> None:
+    model = load_gan(tiny)
+    assert not torch.equal(model.embed(["a cat </s> a dog"]), model.embed(["a cat </s>"]))
+    assert not torch.equal(model.embed(["a cat </s>"]), model.embed(["a cat"]))
+
+
+def test_nothing_to_render_is_nothing(backend: GanBackend) -> None:
+    assert backend.render([]) == []
+
+
 def test_pictures_have_the_models_size_and_say_something(backend: GanBackend) -> None:
     assert backend.native_size == (32, 32)
     for picture in backend.render([job(0), job(1)]):
@@ -152,7 +162,7 @@ def test_own_size_is_accepted(backend: GanBackend, size: tuple[int | None, int |
     backend.check(job(0, size=size))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (32, 31), (31, None), (None, 33), (-32, -32), (10**9, 10**9)])
+@pytest.mark.parametrize("size", [(64, 64), (32, 31), (31, None), (None, 33), (-32, -32), (0, 32), (10**9, 10**9)])
 def test_other_sizes_are_refused_with_the_one_that_works(
     backend: GanBackend, size: tuple[int | None, int | None]
 ) -> None:

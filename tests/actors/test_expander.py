@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.chat import Chat
 from actors.checks import judge, kept_share, speaks
 from actors.contracts import Generation, Request, Sampling, TextJob, Turn
 from actors.engine_transformers import TransformersEngine
@@ -55,6 +57,23 @@ def test_a_row_alone_gets_the_text_it_gets_in_a_batch(engine: TransformersEngine
         for request, made in zip(requests, together, strict=True):
             (alone,) = engine.generate(context, [request], max_new_tokens=12, sampling=sampling)
             assert alone == made
+
+
+def test_greedy_text_is_what_generate_writes_for_the_same_conversation(tmp_path: Path) -> None:
+    """The shared prefix, the padding and the leaving rows change nothing: transformers' own loop, one row at a time."""
+    model = resolve_model(str(models.save_llm(tmp_path)))
+    engine = TransformersEngine(model, torch.device("cpu"), dtype="float32")
+    context = [Turn("user", "a red heart"), Turn("assistant", "A red heart, bold.")]
+    requests = [Request(f"a green tree {'on the beach ' * (i % 4)}", "A tree,", i) for i in range(9)]
+    made = engine.generate(context, requests, max_new_tokens=12, sampling=Sampling())
+
+    plain, words = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    chat = Chat(words, context)
+    for request, generation in zip(requests, made, strict=True):
+        ids = torch.tensor([chat.prefix + chat.suffix(request)])
+        written = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        text = words.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        assert generation.text == text.partition("\n")[0]
 
 
 def test_identical_jobs_go_through_the_model_once_and_order_is_kept() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UserError
+from actors.recipes import parse_recipe, recipe_names
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config, options
+from pipeline.graph import recipe_texts
 
 REPO = Path(__file__).parents[2]
 
@@ -72,6 +74,13 @@ def test_identity_holds_what_decides_bytes_and_nothing_of_where_or_how_fast() ->
     assert moved.identity() == here.identity()
     for override in ("seed=1", "shards.rows=3", "expand.variants=2", "output.image.quality=50", "expand=null"):
         assert load_config(SynthesizeConfig, None, [override]).identity() != here.identity()
+
+
+def test_languages_of_the_config_go_before_the_recipes_own() -> None:
+    """A language model that reads Chinese is given the Chinese prompts, with any shipped recipe."""
+    for override, languages in ((), ["en"]), (("expand.languages=[en,zh]",), ["en", "zh"]):
+        texts = recipe_texts(load_config(SynthesizeConfig, None, list(override)), by_row=True, names=recipe_names())
+        assert {parse_recipe(text).languages == languages for text in texts.values()} == {True}
 
 
 @pytest.mark.parametrize("path", sorted(REPO.glob("examples/*.yaml")), ids=lambda p: p.name)

@@ -54,14 +54,11 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def ray_data() -> Iterator[Any]:
+def ray_data(local_ray: None) -> Any:
     import ray
 
-    # "local": a cluster that another test left dying behind must not be joined.
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    yield ray.data
-    ray.shutdown()
+    return ray.data
 
 
 def load(datasets: Any, path: Path) -> Any:
