@@ -29,6 +29,7 @@ def run(config_path: Path | None, overrides: list[str], *, address: str | None, 
         ("rejects", ", ".join(f"{n} {r}" for r, n in totals.reasons.most_common()) or "none"),
         ("this start", f"{summary.made_images} images in {summary.made_shards} shards, {summary.seconds:.0f} s"
          + (f", {summary.adopted_shards} shards found finished" if summary.adopted_shards else "")),
+        ("rates", summary.rates.sentence() if summary.rates else "none measured"),
         ("dataset", summary.output),
         ("report", summary.report),
     ]  # fmt: skip

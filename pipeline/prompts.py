@@ -19,11 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from actors.errors import UserError
+from actors.errors import JobError, PromptmillError, UserError
 from pipeline.config import Prompts
-from pipeline.storage_errors import describe, public_uri
-
-_READ_ERRORS = (OSError, pa.ArrowException, EOFError)
+from pipeline.storage_errors import describe, is_transient, public_uri
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,17 @@ def open_table(config: Prompts) -> PromptTable:
 
     Raises:
         UserError: no file, no Parquet, damaged file, differing schemas, an empty table, a missing or ill-typed column.
+        JobError: the store does not answer.
     """
     fs = open_fs(config.uri, config.options)
     shown = public_uri(config.uri)
     try:
         paths = _expand(fs, config.uri)
-    except _READ_ERRORS as error:
-        raise UserError(f"prompt table '{shown}' cannot be read: {describe(error)}") from error
+    except PromptmillError:
+        raise
+    except Exception as error:
+        kind = JobError if is_transient(error) else UserError
+        raise kind(f"prompt table '{shown}' cannot be read: {describe(error)}") from error
     with ThreadPoolExecutor(16) as pool:
         opened = list(pool.map(functools.partial(_open_file, fs), paths))
     first = opened[0][1]
@@ -200,7 +202,10 @@ class _reading:  # noqa: N801 - reads as a statement
             raise UserError(
                 f"'{self.path}' is no readable Parquet file (truncated, or another format): {str(error)[:160]}"
             ) from error
-        if isinstance(error, _READ_ERRORS):
+        if error is not None and is_transient(error):
+            raise JobError(f"prompt file '{self.path}' cannot be read now: {describe(error)}; run again") from error
+        # Drivers of object stores raise classes of their own (botocore's share no base with OSError).
+        if isinstance(error, Exception) and not isinstance(error, PromptmillError):
             raise UserError(f"prompt file '{self.path}' cannot be read: {describe(error)}") from error
 
 

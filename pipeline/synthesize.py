@@ -28,6 +28,7 @@ from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
 from pipeline.storage import Store
 from pipeline.summary import Totals, add_up
+from pipeline.timings import Rates, read_rates
 
 
 class Interrupted(BaseException):
@@ -48,6 +49,7 @@ class Summary:
     made_images: int
     adopted_shards: int
     seconds: float
+    rates: Rates | None
     report: str
 
 
@@ -205,6 +207,7 @@ def _finish(
         made_images=sum(outcome["images"] for outcome in made if not outcome["adopted"]),
         adopted_shards=sum(outcome["adopted"] for outcome in made),
         seconds=seconds,
+        rates=read_rates(store),
         report=store.public("report.html"),
     )
 

@@ -25,6 +25,15 @@ class Rates:
     render_seconds: float
     write_seconds: float
 
+    def sentence(self) -> str:
+        """Tokens and images a second of one actor, and each stage's share of the actors' time."""
+        stages = {"describe": self.expand_seconds, "render": self.render_seconds, "write": self.write_seconds}
+        whole = sum(stages.values()) or 1.0
+        speeds = {"tokens": (self.tokens, self.expand_seconds), "images rendered": (self.images, self.render_seconds)}
+        parts = [f"{count / time:.1f} {what} a second" for what, (count, time) in speeds.items() if count and time]
+        shares = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in stages.items() if seconds)
+        return f"{', '.join(parts)} by one actor; of the actors' time {shares}"
+
 
 def put_timing(store: Store, shard: int, **values: float) -> None:
     """Notes one shard's timing. A note that cannot be written is no reason to fail a shard that is committed."""

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import s3fs
 
-from jobs.cli import main
 from pipeline.commit import committed_shards, read_records
 from pipeline.storage import Store
 
 
 def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(tmp_path: Path, s3_bucket: str, tiny_gan: Path) -> None:
-    # Not the shared Ray: its workers were started without the credentials of this server.
     table = tmp_path / "prompts.parquet"
     pq.write_table(pa.table({"prompt": ["a red heart", "", "一只猫在沙滩上玩耍", "a green tree", "bold"]}), table)
     s3fs.S3FileSystem().put_file(str(table), f"{s3_bucket}/in/prompts.parquet")
 
     def run(prompts: str, output: str) -> int:
-        return main([
-            "synthesize", f"prompts.uri={prompts}", f"output.uri={output}", f"generate.model={tiny_gan}", "expand=null",
-            "shards.rows=2", "limits.max_reject_fraction=1", "--quiet",
-        ])  # fmt: skip
+        # Not the shared Ray: its workers were started without the credentials of this server.
+        return subprocess.run([
+            sys.executable, "-m", "jobs.synthesize", f"prompts.uri={prompts}", f"output.uri={output}",
+            f"generate.model={tiny_gan}", "expand=null", "shards.rows=2", "limits.max_reject_fraction=1", "--quiet",
+        ], check=False).returncode  # fmt: skip
 
     assert run(str(table), str(tmp_path / "out")) == 0
     assert run(f"{s3_bucket}/in/*.parquet", f"{s3_bucket}/out") == 0
