@@ -1,4 +1,4 @@
-"""Does a shard cost the same in a long run as in a short one? Time a shard and the driver's memory, by shards.
+"""Does a shard cost the same in a long run as in a short one? Time a shard and memory (driver, actor), by shards.
 
     python -m tests.benchmarks.scale 10 100 1000
 
@@ -9,14 +9,17 @@ start-up is not in it. Absolute figures depend on the machine: read the ratios t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,12 +30,10 @@ def main(sizes: list[str]) -> None:
     """Prints one line a size, and one for planning ten thousand shards."""
     found = [_in_a_process(int(size)) for size in sizes]
     base = found[0]
-    print(f"{'shards':>8} {'time/shard':>11} {'driver memory':>14}   (ratios to {base['shards']} shards)")
+    print(f"{'shards':>8} {'time/shard':>11} {'driver memory':>14} {'actor memory':>13}   (ratios to the first line)")
     for one in found:
-        print(
-            f"{one['shards']:>8} {one['seconds_a_shard'] / base['seconds_a_shard']:>11.2f} "
-            f"{one['driver_bytes'] / base['driver_bytes']:>14.2f}"
-        )
+        ratios = [one[name] / base[name] for name in ("seconds_a_shard", "driver_bytes", "actor_bytes")]
+        print(f"{one['shards']:>8} {ratios[0]:>11.2f} {ratios[1]:>14.2f} {ratios[2]:>13.2f}")
     print(f"plan of {PLAN_SHARDS} shards: {_plan_seconds():.1f} s on this machine")
 
 
@@ -46,18 +47,43 @@ def _in_a_process(shards: int) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+class _ActorMemory:
+    """Samples the resident memory of the generator actor; ``last`` is what it held near the end of the run."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.25):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "GenerateStage" in "".join(process.cmdline()):
+                        self.last = process.memory_info().rss
+
+    def __enter__(self) -> _ActorMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
 def _one(shards: int) -> None:
     from pipeline.config import SynthesizeConfig
     from pipeline.config_file import load_config
     from pipeline.synthesize import synthesize
 
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, _ActorMemory() as actor:
         overrides = _overrides(Path(directory), shards)
         synthesize(load_config(SynthesizeConfig, None, overrides), quiet=True)
         times = sorted(p.stat().st_mtime for p in Path(directory).glob("out/_run/shards/*.json"))
     result = {
         "shards": shards,
         "seconds_a_shard": (times[-1] - times[0]) / (shards - 1),
+        "actor_bytes": actor.last,
         "driver_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     print(json.dumps(result))
