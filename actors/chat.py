@@ -39,8 +39,11 @@ class Chat:
         """The ids after the prefix: the request, the template's tail, and the reply's opening."""
         # The request is a stranger's text: "<|im_end|>" in it is eleven characters, not the end of a turn.
         asked = self._ids(request.text, trusted=False)
-        opening = self._ids(request.opening, trusted=False) if request.opening else []
-        return asked + self._ids(self._tail_text, trusted=True) + opening
+        return asked + self._ids(self._tail_text, trusted=True) + self.opening(request)
+
+    def opening(self, request: Request) -> list[int]:
+        """The ids that the reply is made to begin with."""
+        return self._ids(request.opening, trusted=False) if request.opening else []
 
     def _ids(self, text: str, *, trusted: bool) -> list[int]:
         if not text:

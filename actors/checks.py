@@ -37,6 +37,8 @@ here into onto over under up down out off near next very some any no not do does
 my who which what when where how two one i you he she they we s t
 """
 _STOP = frozenset(_STOP_TEXT.split())
+_COPIED = 5
+"""Words in a row that make a copy of an instruction or example; shorter runs are just English."""
 
 
 def clean(text: str) -> str:
@@ -63,11 +65,12 @@ def speaks(prompt: str, languages: Sequence[str] | None) -> bool:
     return 2 * latin > len(letters) and any(language != "zh" for language in languages)
 
 
-def judge(prompt: str, opening: str, made: Generation, taught: Iterable[str]) -> tuple[str, str]:
+def judge(asked: str, prompt: str, opening: str, made: Generation, taught: Iterable[str]) -> tuple[str, str]:
     """(status, description) of one generation; the description is "" unless the status is ``accepted``.
 
     Args:
-        prompt: what was asked.
+        asked: the request's text: the prompt, and what the recipe asks to be said of it.
+        prompt: what the description must keep naming.
         opening: the words that the reply was made to begin with.
         made: what the model wrote after them.
         taught: instructions and examples that must not come back.
@@ -86,7 +89,7 @@ def judge(prompt: str, opening: str, made: Generation, taught: Iterable[str]) ->
     text = clean(f"{opening} {written}" if opening else written)
     if text.rstrip(" .").casefold() == clean(prompt).rstrip(" .").casefold():
         return "empty", ""
-    if _echoes(written, text, taught):
+    if _echoes(written, asked, taught):
         return "echo", ""
     if kept_share(prompt, text) < 0.5:
         return "drifted", ""
@@ -125,10 +128,23 @@ def _whole(text: str) -> str:
     return f"{text[: clauses[-1]]}." if clauses and len(text[: clauses[-1]].split()) >= 3 else ""
 
 
-def _echoes(written: str, text: str, taught: Iterable[str]) -> bool:
-    words = [word.casefold() for word in _WORD.findall(written)]
+def _echoes(written: str, asked: str, taught: Iterable[str]) -> bool:
+    """Whether the reply goes round in circles, or hands back the words that it was taught with.
+
+    Words that the request itself asks for are no copies, wherever else they stand.
+    """
+    words = _words(written)
     runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     if any(runs.count(run) >= 3 for run in set(runs)):
         return True
-    folded = text.casefold()
-    return any(clean(line).casefold() in folded for line in taught if len(line) > 20)
+    wanted = set(_words(asked))
+    copied = _runs(words, _COPIED) & {run for line in taught for run in _runs(_words(line), _COPIED)}
+    return any(sum(word not in wanted for word in run) > _COPIED // 2 for run in copied)
+
+
+def _words(text: str) -> list[str]:
+    return [word.casefold() for word in _WORD.findall(text)]
+
+
+def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}

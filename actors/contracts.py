@@ -82,11 +82,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; ``temperature`` 0 is greedy."""
+    """How the next token is drawn; ``temperature`` 0 is greedy.
+
+    ``repetition_penalty`` above 1 makes tokens that the reply already has less likely (Keskar et al., "CTRL", 2019).
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from actors.errors import BrokenEngine
 from actors.language_model import load_language_model
 from actors.model_uri import LocalModel
 from actors.prefix_cache import CopiedCache, PrefixCache, is_plain
-from actors.sampling import next_tokens, row_generators
+from actors.sampling import next_tokens, row_generators, said_already
 
 _Lot = list[tuple[int, Request, list[int]]]  # (index of the request, request, its suffix ids)
 
@@ -143,6 +143,8 @@ class TransformersEngine:
         starts = torch.tensor(pads, device=self._device).unsqueeze(1)
         positions = width + (torch.arange(longest, device=self._device).unsqueeze(0) - starts).clamp(min=0)
         generators = row_generators([request.seed for _, request, _ in lot], sampling)
+        openings = [self._chat.opening(request) for _, request, _ in lot]
+        said: torch.Tensor | None = None
         breaks = self._line_breaks()
         alive = list(range(len(lot)))
         written: list[list[int]] = [[] for _ in lot]
@@ -153,9 +155,11 @@ class TransformersEngine:
             if self._takes_positions:
                 known["position_ids"] = positions
             output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **known, **self._last_only)
-            drawn = next_tokens(
-                output.logits[:, -1], sampling, [generators[row] for row in alive] if generators else []
-            )
+            logits = output.logits[:, -1]
+            if step == 0:
+                said = said_already(openings, logits.shape[1], sampling)
+                said = None if said is None else said.to(self._device)
+            drawn = next_tokens(logits, sampling, [generators[row] for row in alive] if generators else [], said)
             stay = []
             for slot, token in enumerate(drawn.tolist()):
                 row = alive[slot]
@@ -175,6 +179,7 @@ class TransformersEngine:
                 self._shared.keep(stay)
                 chosen = torch.tensor(stay, device=self._device)
                 mask, positions, drawn = mask[chosen], positions[chosen], drawn[chosen]
+                said = None if said is None else said[chosen]
                 alive = [alive[slot] for slot in stay]
             ids, positions = drawn.unsqueeze(1), positions[:, -1:] + 1
         return made

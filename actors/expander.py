@@ -116,5 +116,5 @@ def _describe(job: TextJob, request: Request, generation: Generation, recipe: Re
     taught = [recipe.system, *(example.description for example in recipe.examples)]
     # A prompt that is itself an example's must not be rejected for resembling it.
     taught = [line for line in taught if not line.casefold().startswith(clean(job.prompt).casefold().rstrip("."))]
-    status, text = judge(job.prompt, request.opening, generation, taught)
+    status, text = judge(request.text, job.prompt, request.opening, generation, taught)
     return Description(text if status == "accepted" else job.prompt, status, generation.tokens)

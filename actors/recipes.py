@@ -45,6 +45,7 @@ class Recipe(BaseModel):
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
+    repetition_penalty: float = Field(1.0, ge=1, le=2, description="above 1: less of what the reply already says")
     greedy_first: bool = Field(False, description="variant 0 is greedy, the others are sampled")
 
     def canonical(self) -> str:
@@ -73,13 +74,17 @@ class Recipe(BaseModel):
         if not self.opening:
             return ""
         words = " ".join(prompt.split()).rstrip(" .,;:!。")
-        return self._fill(self.opening, words[:1].upper() + words[1:], {})
+        first, space, rest = words.partition(" ")
+        if first in {"A", "An", "The"}:
+            words = f"{first.lower()}{space}{rest}"
+        opening = self._fill(self.opening, words, {})
+        return opening[:1].upper() + opening[1:]
 
     def sampling(self, variant: int) -> Sampling:
         """How the tokens of a variant are drawn."""
         if self.greedy_first and variant == 0:
-            return Sampling()
-        return Sampling(self.temperature, self.top_p, self.top_k)
+            return Sampling(repetition_penalty=self.repetition_penalty)
+        return Sampling(self.temperature, self.top_p, self.top_k, self.repetition_penalty)
 
     @staticmethod
     def _fill(text: str, prompt: str, values: dict[str, str]) -> str:

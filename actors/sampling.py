@@ -16,17 +16,43 @@ def row_generators(seeds: Sequence[int], sampling: Sampling) -> list[torch.Gener
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def next_tokens(logits: torch.Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> torch.Tensor:
+def said_already(replies: Sequence[Sequence[int]], vocabulary: int, sampling: Sampling) -> torch.Tensor | None:
+    """Which tokens each reply holds, as bool (rows, vocabulary); None where the sampling does not ask for it."""
+    if sampling.repetition_penalty == 1:
+        return None
+    said = torch.zeros((len(replies), vocabulary), dtype=torch.bool)
+    for row, reply in enumerate(replies):
+        said[row, list(reply)] = True
+    return said
+
+
+def next_tokens(
+    logits: torch.Tensor,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    said: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The next token of each row.
 
     Args:
         logits: (rows, vocabulary), any float dtype.
-        sampling: temperature 0 takes the likeliest token; else top-k, then top-p, then one draw.
+        sampling: first the repetition penalty; then temperature 0 takes the likeliest token, any other cuts to top-k,
+            then to top-p, and draws once.
         generators: one a row, from `row_generators`; each is advanced by one number.
+        said: from `said_already`; the tokens chosen here are added to it.
 
     Returns:
         Token ids, shape (rows,), dtype int64.
     """
+    if said is None:
+        return _draw(logits, sampling, generators)
+    weaker = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
+    drawn = _draw(torch.where(said, weaker, logits), sampling, generators)
+    said[torch.arange(len(drawn), device=said.device), drawn] = True
+    return drawn
+
+
+def _draw(logits: torch.Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> torch.Tensor:
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     vocabulary = logits.shape[-1]

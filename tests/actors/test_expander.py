@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, RepetitionPenaltyLogitsProcessor
 
 from actors.chat import Chat
 from actors.checks import judge, kept_share, speaks
@@ -32,7 +32,7 @@ RECIPES = {name: load_recipe(name) for name in recipe_names()}
 class Scripted:
     """An engine that answers as told, and counts what it is asked."""
 
-    def __init__(self, answer: str = "with a soft light on its edge.", poison: str | None = None) -> None:
+    def __init__(self, answer: str = "resting near an open gate.", poison: str | None = None) -> None:
         self.asked: list[list[str]] = []
         self._answer, self._poison = answer, poison
 
@@ -52,26 +52,32 @@ def jobs(*prompts: str, recipe: str = "faithful") -> list[TextJob]:
 def test_a_row_alone_gets_the_text_it_gets_in_a_batch(engine: TransformersEngine) -> None:
     context = [Turn("system", "describe"), Turn("user", "a red heart"), Turn("assistant", "A red heart, bold.")]
     requests = [Request(f"a green tree {'on the beach ' * (i % 4)}", "A tree,", i) for i in range(9)]
-    for sampling in (Sampling(), Sampling(temperature=1.0, top_p=0.9)):
+    for sampling in (Sampling(), Sampling(temperature=1.0, top_p=0.9), Sampling(repetition_penalty=1.3)):
         together = engine.generate(context, requests, max_new_tokens=12, sampling=sampling)
         for request, made in zip(requests, together, strict=True):
             (alone,) = engine.generate(context, [request], max_new_tokens=12, sampling=sampling)
             assert alone == made
 
 
-def test_greedy_text_is_what_generate_writes_for_the_same_conversation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_text_is_what_generate_writes_for_the_same_conversation(tmp_path: Path, penalty: float) -> None:
     """The shared prefix, the padding and the leaving rows change nothing: transformers' own loop, one row at a time."""
     model = resolve_model(str(models.save_llm(tmp_path)))
     engine = TransformersEngine(model, torch.device("cpu"), dtype="float32")
     context = [Turn("user", "a red heart"), Turn("assistant", "A red heart, bold.")]
     requests = [Request(f"a green tree {'on the beach ' * (i % 4)}", "A tree,", i) for i in range(9)]
-    made = engine.generate(context, requests, max_new_tokens=12, sampling=Sampling())
+    made = engine.generate(context, requests, max_new_tokens=12, sampling=Sampling(repetition_penalty=penalty))
 
     plain, words = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     chat = Chat(words, context)
     for request, generation in zip(requests, made, strict=True):
         ids = torch.tensor([chat.prefix + chat.suffix(request)])
-        written = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        # The reply begins with its opening: what stands before it is not repeated by repeating it.
+        before = ids.shape[1] - len(chat.opening(request))
+        processor = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=before)
+        written = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, logits_processor=[processor]
+        )
         text = words.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
         assert generation.text == text.partition("\n")[0]
 
@@ -130,15 +136,27 @@ def test_what_the_model_is_not_asked_stands_for_itself(prompt: str, status: str)
 )
 def test_output_checks(written: str, stop: str, status: str) -> None:
     made = Generation(written, stop, 5)  # type: ignore[arg-type]
-    found, text = judge("a cat", "A cat,", made, [])
+    found, text = judge("a cat", "a cat", "A cat,", made, [])
     assert found == status
     assert (text == "") == (status != "accepted")
     assert not text or text.endswith(".")
 
 
+def test_a_copy_of_an_example_is_an_echo_unless_the_request_asks_for_those_words() -> None:
+    taught = ["A car, seen from the side in evening sun on an empty street."]
+    made = Generation("seen from the side in evening sun.", "end", 5)
+    assert judge("a dog", "a dog", "A dog,", made, taught)[0] == "echo"
+    assert judge("a dog (seen from the side, evening sun)", "a dog", "A dog,", made, taught)[0] == "accepted"
+
+
+def test_openings_read_as_a_sentence_does() -> None:
+    assert load_recipe("photo").begin("A cat on a mat.") == "A photo of a cat on a mat,"
+    assert load_recipe("faithful").begin("the Great Wall") == "The Great Wall,"
+
+
 def test_drift_is_measured_by_the_prompts_content_words() -> None:
-    assert judge("three dogs running", "", Generation("A table with flowers.", "end", 5), [])[0] == "drifted"
-    assert judge("three dogs running", "", Generation("Three dogs run on grass.", "end", 5), [])[0] == "accepted"
+    assert judge("", "three dogs running", "", Generation("A table with flowers.", "end", 5), [])[0] == "drifted"
+    assert judge("", "three dogs running", "", Generation("Three dogs run on grass.", "end", 5), [])[0] == "accepted"
     assert kept_share("一只猫", "一只猫在沙滩上") == 1.0
     assert kept_share("一只猫", "a dog") == 0.0
 
