@@ -20,6 +20,8 @@ from pipeline.source import ShardSource
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage, PromptStage
 from pipeline.storage import Store
 
+_MOST_READERS = 32
+
 
 def outcomes(
     config: SynthesizeConfig, run: Run, pending: Sequence[int], recipes: dict[str, str], store: Store, board: Board
@@ -40,7 +42,11 @@ def outcomes(
 
     source = ShardSource(run.plan, pending, config, frozenset(recipes))
     # Reading takes no CPU of its own: on a small machine the actors hold them all, and a reader must still get through.
-    dataset = ray.data.read_datasource(source, override_num_blocks=len(pending), num_cpus=0)
+    # Without a bound Ray would start all readers at once, each a process: 34 of them on a laptop with two cores.
+    readers = max(2, min(_MOST_READERS, int(ray.cluster_resources().get("CPU", 1)) // 2))
+    dataset = ray.data.read_datasource(
+        source, override_num_blocks=len(pending), num_cpus=0, concurrency=min(readers, len(pending))
+    )
     if config.expand is None:
         dataset = dataset.map_batches(PromptStage, batch_size=None, batch_format="pyarrow", num_cpus=0, concurrency=1)
     else:
