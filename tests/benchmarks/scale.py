@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,13 +29,20 @@ PLAN_SHARDS = 10_000
 
 def main(sizes: list[str]) -> None:
     """Prints one line a size, and one for planning ten thousand shards."""
-    found = [_in_a_process(int(size)) for size in sizes]
+    found = [_typical(int(size)) for size in sizes]
     base = found[0]
-    print(f"{'shards':>8} {'time/shard':>11} {'driver memory':>14} {'actor memory':>13}   (ratios to the first line)")
+    print(f"{'shards':>8} {'time/shard':>11} {'end/start':>10} {'driver memory':>14} {'actor memory':>13}")
     for one in found:
         ratios = [one[name] / base[name] for name in ("seconds_a_shard", "driver_bytes", "actor_bytes")]
-        print(f"{one['shards']:>8} {ratios[0]:>11.2f} {ratios[1]:>14.2f} {ratios[2]:>13.2f}")
+        print(f"{one['shards']:>8} {ratios[0]:>11.2f} {one['slowdown']:>10.2f} {ratios[1]:>14.2f} {ratios[2]:>13.2f}")
+    print("(ratios to the first line; end/start: time a shard in a run's last half to that in its first half)")
     print(f"plan of {PLAN_SHARDS} shards: {_plan_seconds():.1f} s on this machine")
+
+
+def _typical(shards: int) -> dict[str, float]:
+    """The median of several runs where one lasts a second or less, and noise would drown it."""
+    runs = [_in_a_process(shards) for _ in range(5 if shards < 100 else 3 if shards < 500 else 1)]
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
 def _in_a_process(shards: int) -> dict[str, float]:
@@ -82,6 +90,7 @@ def _one(shards: int) -> None:
         times = sorted(p.stat().st_mtime for p in Path(directory).glob("out/_run/shards/*.json"))
     result = {
         "shards": shards,
+        "slowdown": (times[-1] - times[shards // 2]) / (times[(shards - 1) // 2] - times[0]),
         "seconds_a_shard": (times[-1] - times[0]) / (shards - 1),
         "actor_bytes": actor.last,
         "driver_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
