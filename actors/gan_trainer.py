@@ -79,6 +79,8 @@ class GanTrainer:
         settings: schedule.
         directory: where checkpoints go; a run that finds some goes on from the last.
         log: takes (phase, step, values) every few steps.
+        start: a trained model to go on from, of the same sizes; its decoder stays as it is in the first phase, which
+            then only learns the encoder that inverts it.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class GanTrainer:
         settings: TrainSettings,
         directory: Path,
         log: Callable[[str, int, dict[str, float]], None],
+        start: GanModel | None = None,
     ) -> None:
         torch.manual_seed(derive_seed(settings.seed, "weights") % 2**63)
         self._pictures, self._tokenizer, self._settings = pictures, tokenizer, settings
@@ -97,6 +100,10 @@ class GanTrainer:
         self.generator = GanGenerator(networks)
         self.critic = Discriminator(networks)
         self.text = CLIPTextModel(text_config(tokenizer, networks.text_dim))
+        self._continues = start is not None
+        if start is not None:
+            self.generator.load_state_dict(start.generator.state_dict())
+            self.text.load_state_dict(start.text_encoder.state_dict())
         for module in (self.encoder, self.generator, self.critic):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator)
@@ -115,9 +122,10 @@ class GanTrainer:
             modules = {**self._modules(), "average": self.average}
             begun = load_checkpoint(self._directory, phase, modules, optimisers)
             if phase != "autoencoder":
-                self._standardise(fit=phase == "regression" and begun == 0)
+                self._standardise(fit=phase == "regression" and begun == 0 and not self._continues)
             if phase == "adversarial" and begun == 0:
                 self.average.load_state_dict(self.generator.state_dict())
+            self.generator.decoder.requires_grad_(not (self._continues and phase == "autoencoder"))
             total = settings.steps[number]
             for index in range(begun, total):
                 scale = min(1.0, (index + 1) / 100) * 0.5 * (1 + math.cos(math.pi * index / total)) + 0.01
@@ -144,7 +152,10 @@ class GanTrainer:
         painted = self.generator.decoder(latent + 0.05 * torch.randn_like(latent))
         loss = reconstruction_loss(painted, real).mean() + (painted - real).square().mean()
         loss = loss + 1e-3 * (latent.square().mean() - 1).clamp(min=0)
-        self._descend(optimisers[0], loss, [self.encoder, self.generator.decoder])
+        trained = [
+            module for module in (self.encoder, self.generator.decoder) if next(module.parameters()).requires_grad
+        ]
+        self._descend(optimisers[0], loss, trained)
         return {"loss": loss.item(), "l1": (painted - real).abs().mean().item()}
 
     def _regress(
@@ -222,7 +233,8 @@ class GanTrainer:
             return optimiser
 
         if phase == "autoencoder":
-            return [adam([self.encoder, self.generator.decoder], rate, (0.9, 0.99), 1e-4)]
+            decoder = [] if self._continues else [self.generator.decoder]
+            return [adam([self.encoder, *decoder], rate, (0.9, 0.99), 1e-4)]
         if phase == "regression":
             return [adam([self.text, self.generator.stem], rate, (0.9, 0.98), 0.01)]
         return [adam([self.generator], rate, (0.0, 0.99), 0.0), adam([self.critic], 2 * rate, (0.0, 0.99), 0.0)]

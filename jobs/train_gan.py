@@ -12,7 +12,10 @@ from pathlib import Path
 
 import torch
 
+from actors.errors import UserError
+from actors.gan_model import load_gan
 from actors.gan_trainer import GanTrainer, TrainSettings
+from actors.model_uri import resolve_model
 from actors.networks import GanConfig
 from pipeline.config_file import load_config
 from pipeline.picture_set import PictureSet, train_tokenizer
@@ -29,7 +32,10 @@ def run(config_path: Path | None, overrides: list[str]) -> None:
     vocabulary = sizes.pop("vocabulary")
     networks = GanConfig(**sizes)
     pictures = PictureSet(config.data, networks.resolution)
-    tokenizer = train_tokenizer(pictures, vocabulary, config.seed)
+    start = load_gan(resolve_model(config.start).path) if config.start else None
+    if start is not None and start.generator.config != networks:
+        raise UserError(f"the sizes of '{config.start}' are not those of networks.*: {start.generator.config}")
+    tokenizer = start.tokenizer if start else train_tokenizer(pictures, vocabulary, config.seed)
     settings = TrainSettings(**config.schedule.model_dump(), seed=config.seed)
     config.output.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -41,7 +47,7 @@ def run(config_path: Path | None, overrides: list[str]) -> None:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         print(f"{time.monotonic() - begun:7.0f} s  {phase} {step}: {shown}", file=sys.stderr, flush=True)
 
-    trainer = GanTrainer(pictures, tokenizer, networks, settings, config.output / "checkpoints", log)
+    trainer = GanTrainer(pictures, tokenizer, networks, settings, config.output / "checkpoints", log, start)
     model = trainer.run()
     model.save(config.output / "model", training=config.identity())
     draw_sheet(model, list(config.sheet) or SHEET, config.output / "sheet.png")

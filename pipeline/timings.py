@@ -30,9 +30,10 @@ class Rates:
         stages = {"describe": self.expand_seconds, "render": self.render_seconds, "write": self.write_seconds}
         whole = sum(stages.values()) or 1.0
         speeds = {"tokens": (self.tokens, self.expand_seconds), "images rendered": (self.images, self.render_seconds)}
-        parts = [f"{count / time:.1f} {what} a second" for what, (count, time) in speeds.items() if count and time]
+        speed = [f"{count / time:.1f} {what} a second" for what, (count, time) in speeds.items() if count and time]
         shares = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in stages.items() if seconds)
-        return f"{', '.join(parts)} by one actor; of the actors' time {shares}"
+        speed = [f"{', '.join(speed)} by one actor"] if speed else []
+        return "; ".join([*speed, f"of the actors' time: {shares or 'none measured'}"])
 
 
 def put_timing(store: Store, shard: int, **values: float) -> None:

@@ -40,6 +40,7 @@ class TrainGanConfig(Section):
     seed: int = option(0, "seed of weights, order, captions and noise", ge=0)
     data: Path = place(Path("emoji.parquet"), "the table that jobs.prepare_emoji writes")
     output: Path = place(Path("out/gan"), "directory of checkpoints, sample sheets, log and the finished model")
+    start: str | None = option(None, "model URI to go on from, of the same sizes (they and the tokenizer are its own)")
     threads: int | None = place(None, "CPU threads; null = torch's default", ge=1)
     networks: Networks = option(Networks(), "sizes of the networks")
     schedule: Schedule = option(Schedule(), "how long and how hard")
