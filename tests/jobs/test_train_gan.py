@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from actors import gan_trainer
 from actors.backend_gan import GanBackend
@@ -239,3 +240,17 @@ def test_tokenizer_keeps_ideographs_apart_and_ends_with_a_token_that_is_not_2(da
 def test_config_that_does_not_fit_is_the_users_mistake(data: Path, tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError):
         train(data, tmp_path, override)
+
+
+def test_training_goes_on_from_a_model_with_its_words_and_its_decoder(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "first")
+    start = tmp_path / "first/model"
+    train(data, tmp_path / "second", f"start={start}", "schedule.steps=[2,2,0]", "seed=1")
+    before, after = (load_file(path / "generator.safetensors") for path in (start, tmp_path / "second/model"))
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("decoder.")} <= kept
+    assert {"scale", "shift"} <= kept
+    assert not {name for name in before if name.startswith("stem.") and before[name].any()} <= kept
+    assert (start / "tokenizer.json").read_bytes() == (tmp_path / "second/model/tokenizer.json").read_bytes()
+    with pytest.raises(UserError, match="are not those of networks"):
+        train(data, tmp_path / "third", f"start={start}", "networks.noise_dim=5")
