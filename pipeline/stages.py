@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from actors.contracts import TextJob
-from actors.errors import BrokenEngine
+from actors.errors import BrokenEngine, JobError
 from actors.expander import ExpanderSettings, build_expander
 from actors.generator import Generator
 from actors.images import ImageEncoder
@@ -26,6 +26,7 @@ from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
 from pipeline.spool import ImageSpool
 from pipeline.storage import Store
+from pipeline.storage_errors import describe
 from pipeline.timings import put_timing
 
 OUTCOME_SCHEMA = pa.schema(
@@ -132,6 +133,9 @@ class GenerateStage:
             outcome = self._make(block)
         except BrokenEngine as error:
             leave_process("generate", error)
+        except OSError as error:
+            # The scratch files' disk: the store's own errors are sentences already.
+            raise JobError(f"cannot write shard {block[c.SHARD][0].as_py()}: {describe(error)}") from error
         self._board.event("generate", "done")
         return outcome
 
