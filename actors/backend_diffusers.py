@@ -21,9 +21,9 @@ from typing import Any, Literal
 import torch
 
 from actors.contracts import ImageJob, Pixels
+from actors.device import is_out_of_memory
 from actors.diffusers_pipeline import fitting_scheduler, load_pipeline, size_multiple
 from actors.errors import RowError, UserError
-from actors.generator import is_out_of_memory
 from actors.images import SomeRowsError, to_pixels
 from actors.seeds import image_generator
 

@@ -1,4 +1,4 @@
-"""Where a model runs inside its actor: the device and the thread count follow the actor's resources."""
+"""Where a model runs inside its actor: device and threads follow its resources; what an error says of the device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import math
 import os
 
 import torch
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_status_alloc_failed")
+_LOST = (
+    "cuda error",
+    "hip error",
+    "device-side assert",
+    "_status_execution_failed",
+    "_status_internal_error",
+    "_status_not_initialized",
+)
 
 
 def use_resources(cpus: float, gpus: float) -> torch.device:
@@ -21,3 +31,20 @@ def use_resources(cpus: float, gpus: float) -> torch.device:
     if gpus > 0 and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device, or the machine, had no memory left: torch has a type for it on a GPU, a message on a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Whether the device itself failed: a CUDA context does not come back inside its process.
+
+    Memory comes first: "CUDA error: out of memory" leaves the context usable.
+    """
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(sign in str(error).lower() for sign in _LOST)

@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from actors.chat import Chat
 from actors.contracts import Generation, Request, Sampling, Turn
+from actors.device import is_device_lost, is_out_of_memory
 from actors.errors import BrokenEngine
 from actors.language_model import load_language_model
 from actors.model_uri import LocalModel
@@ -71,10 +72,8 @@ class TransformersEngine:
                     lot.append((index, request, ids))
             for part in self._lots(lot):
                 self._run(part, max_new_tokens, sampling, results)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if _is_broken(error):
+            if is_device_lost(error):
                 raise BrokenEngine(f"the language model's device failed: {type(error).__name__}") from error
             raise
         return [results[index] for index in range(len(requests))]
@@ -115,7 +114,7 @@ class TransformersEngine:
         try:
             made = self._decode(lot, max_new_tokens, sampling)
         except RuntimeError as error:
-            if not _is_out_of_memory(error) or len(lot) == 1:
+            if not is_out_of_memory(error) or len(lot) == 1:
                 raise
             made = None
         if made is not None:
@@ -211,13 +210,3 @@ def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
         if said is not None:
             ends.update(said if isinstance(said, list) else [said])
     return ends
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # A CPU allocation fails with a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _is_broken(error: RuntimeError) -> bool:
-    """A fault of the device itself: a CUDA context does not come back from one inside its process."""
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

@@ -20,18 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import torch
 
 from actors.contracts import Backend, EncodedImage, ImageJob, ImageSink, Pixels
+from actors.device import is_device_lost, is_out_of_memory
 from actors.errors import BrokenEngine, PromptmillError, RowError
 from actors.images import ImageEncoder, SomeRowsError
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_status_alloc_failed")
-_BROKEN = (
-    "cuda error",
-    "hip error",
-    "device-side assert",
-    "_status_execution_failed",
-    "_status_internal_error",
-    "_status_not_initialized",
-)
 
 _Key = tuple[int | None, int | None, bool]
 _Numbered = tuple[int, ImageJob]
@@ -189,18 +180,8 @@ class Generator:
             sink.add(index, image)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device, or the machine, had no memory left: torch has a type for it on a GPU, a message on a CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
-
-
 def _row_error(error: Exception) -> RowError:
     """What a backend's exception says of its row, as a new object: the old one's traceback keeps tensors alive.
-
-    The kind is told by type where torch has one, and by the message where it has none. Memory comes first, because
-    "CUDA error: out of memory" leaves the context usable.
 
     Raises:
         BrokenEngine: no row's fault, and no other row will fare better in this process.
@@ -212,8 +193,7 @@ def _row_error(error: Exception) -> RowError:
         return RowError(error.reason, error.detail)
     if is_out_of_memory(error):
         return RowError("out_of_memory", "this image alone does not fit into memory: ask for a smaller one")
-    text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    if isinstance(error, torch.AcceleratorError) or any(sign in text for sign in _BROKEN):
+    if is_device_lost(error):
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise BrokenEngine(f"the renderer's device is lost: {first_line[:200]}") from error
     # The message of a model's error may quote the prompt: only its type is safe to store and to print.

@@ -126,7 +126,7 @@ def _rates(rates: Rates | None) -> list[tuple[str, str]]:
 def _stages(rates: Rates | None) -> list[Bar]:
     if rates is None:
         return []
-    seconds = {"describe": rates.expand_seconds, "render": rates.render_seconds, "write": rates.write_seconds}
+    seconds = rates.stages
     whole = sum(seconds.values())
     if whole <= 0:
         return []

@@ -25,13 +25,17 @@ class Rates:
     render_seconds: float
     write_seconds: float
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds that actors worked, by stage."""
+        return {"describe": self.expand_seconds, "render": self.render_seconds, "write": self.write_seconds}
+
     def sentence(self) -> str:
         """Tokens and images a second of one actor, and each stage's share of the actors' time."""
-        stages = {"describe": self.expand_seconds, "render": self.render_seconds, "write": self.write_seconds}
-        whole = sum(stages.values()) or 1.0
+        whole = sum(self.stages.values()) or 1.0
         speeds = {"tokens": (self.tokens, self.expand_seconds), "images rendered": (self.images, self.render_seconds)}
         speed = [f"{count / time:.1f} {what} a second" for what, (count, time) in speeds.items() if count and time]
-        shares = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in stages.items() if seconds)
+        shares = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in self.stages.items() if seconds)
         speed = [f"{', '.join(speed)} by one actor"] if speed else []
         return "; ".join([*speed, f"of the actors' time: {shares or 'none measured'}"])
 
