@@ -127,6 +127,20 @@ class Store:
 
         return self._call(attempt, prefix, "list")
 
+    def directories(self, prefix: str) -> tuple[str, ...]:
+        """The names of the directories directly under ``prefix/``, sorted; an absent prefix has none."""
+
+        def attempt() -> tuple[str, ...]:
+            self._forget(f"{prefix}/any")
+            try:
+                found = self.fs.ls(self.path(prefix), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+            start = len(self.root) + 1
+            return tuple(sorted(f["name"].rstrip("/")[start:] for f in found if f["type"] == "directory"))
+
+        return self._call(attempt, prefix, "list")
+
     def create(self, name: str, source: bytes | Path) -> bool:
         """Puts an object under a name that must be free.
 

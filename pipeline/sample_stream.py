@@ -1,0 +1,195 @@
+"""Training samples through Ray Data: decoded pictures and tokenised captions, a block a step, in the order of the run.
+
+A read task serves a run of steps for one worker: it reads the rows that `SampleOrder` names, decodes them, draws a
+caption for each, and yields one block a step, so that decoding runs beside training and memory holds a few steps alone.
+The stream is made inside the training worker, which alone knows the step that it resumes from; blocks are neither split
+nor reordered (``override_num_blocks``, ``preserve_order``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from PIL import Image
+from ray.data import Datasource, ReadTask
+from ray.data.block import Block, BlockAccessor, BlockMetadata
+from transformers import PreTrainedTokenizerFast
+
+from actors.errors import UserError
+from actors.seeds import derive_seed
+from actors.training_batch import TrainingBatch
+from pipeline.captioned import CaptionedRow, CaptionedTable
+from pipeline.decode import decode_image
+from pipeline.sample_order import Pick, SampleOrder
+
+MAX_OWN_CAPTIONS = 128
+"""Captions of a picture that count as its own when positives are looked for."""
+_STEPS_A_TASK = 16
+
+
+@dataclass(frozen=True)
+class SampleReader:
+    """Turns picks into arrays; picklable.
+
+    Args:
+        table: the captioned pictures.
+        order: where each sample comes from.
+        tokenizer: of the text encoder; captions are padded to ``max_tokens``.
+        resolution: side of the pictures in pixels; others are resampled (Lanczos) and cropped to a square.
+        max_tokens: tokens of a caption at most.
+        seed: decides which of a picture's captions is drawn for a sample.
+    """
+
+    table: CaptionedTable
+    order: SampleOrder
+    tokenizer: PreTrainedTokenizerFast
+    resolution: int
+    max_tokens: int
+    seed: int
+
+    def blocks(self, first: int, steps: int, lanes: range) -> Iterator[Block]:
+        """One block a step. Raises `UserError` for a picture that cannot be read."""
+        picks = self.order.picks(first, steps, lanes)
+        rows = self._read([pick for step in picks for pick in step])
+        for step in picks:
+            yield BlockAccessor.batch_to_block(self._batch(step, rows))
+
+    def _read(self, picks: list[Pick]) -> dict[tuple[int, int], CaptionedRow]:
+        wanted: dict[int, set[int]] = defaultdict(set)
+        for pick in picks:
+            wanted[pick.fragment].add(pick.row)
+        found = {}
+        for fragment, numbers in sorted(wanted.items()):
+            ordered = sorted(numbers)
+            rows = self.table.read(self.table.fragments[fragment], ordered)
+            found.update({(fragment, number): row for number, row in zip(ordered, rows, strict=True)})
+        return found
+
+    def _batch(self, picks: list[Pick], rows: dict[tuple[int, int], CaptionedRow]) -> dict[str, NDArray[Any]]:
+        drawn = [rows[pick.fragment, pick.row] for pick in picks]
+        captions = [
+            draw_caption(row, random.Random(derive_seed(self.seed, "caption", pick.sample)))
+            for pick, row in zip(picks, drawn, strict=True)
+        ]
+        tokens = self.tokenizer(
+            captions,
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_tokens,
+            split_special_tokens=True,
+            return_tensors="np",
+        )["input_ids"]
+        own = np.zeros((len(picks), MAX_OWN_CAPTIONS), np.int64)
+        for place, row in enumerate(drawn):
+            hashes = [caption_hash(caption) for caption in row.captions[:MAX_OWN_CAPTIONS]]
+            own[place, : len(hashes)] = hashes
+        return {
+            "image": np.stack([pixels(row, self.resolution) for row in drawn]),
+            "tokens": tokens.astype(np.int64),
+            "caption": np.array([caption_hash(caption) for caption in captions], np.int64),
+            "own": own,
+            "sample": np.array([pick.sample for pick in picks], np.int64),
+        }
+
+
+class _StepSource(Datasource):
+    """A read task for each run of steps."""
+
+    def __init__(self, reader: SampleReader, first: int, steps: int, lanes: range) -> None:
+        self._first, self._steps, self._lanes = first, steps, lanes
+        self._rows = reader.order.batch // reader.order.lanes * len(lanes)
+        self._reader = ray.put(reader)
+
+    def get_name(self) -> str:
+        """The stage's name in Ray's dashboard."""
+        return "CaptionedPictures"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown: it only steers how Ray Data cuts blocks, and these are never cut."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task for each run of steps, whatever the parallelism asked for."""
+        tasks = []
+        for begin in range(0, self._steps, _STEPS_A_TASK):
+            steps = min(_STEPS_A_TASK, self._steps - begin)
+            metadata = BlockMetadata(num_rows=steps * self._rows, size_bytes=None, input_files=None, exec_stats=None)
+            task = partial(_read_steps, self._reader, self._first + begin, steps, self._lanes)
+            tasks.append(ReadTask(task, metadata))
+        return tasks
+
+    @property
+    def tasks(self) -> int:
+        """Number of read tasks."""
+        return -(-self._steps // _STEPS_A_TASK)
+
+
+def _read_steps(reader: Any, first: int, steps: int, lanes: range) -> Iterable[Block]:
+    found: SampleReader = ray.get(reader)
+    return found.blocks(first, steps, lanes)
+
+
+def stream(
+    reader: SampleReader, first: int, last: int, *, rank: int, workers: int, span: int = 4096
+) -> Iterator[TrainingBatch]:
+    """The batches of steps ``first`` to ``last`` for one of ``workers``, one a step.
+
+    ``span`` steps are planned at once: a plan has a read task for every few steps, and a run may have millions.
+    """
+    lanes = reader.order.worker_lanes(rank, workers)
+    batch = reader.order.batch // workers
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    while first < last:
+        steps = min(span, last - first)
+        source = _StepSource(reader, first, steps, lanes)
+        # No CPUs of its own: the training worker may hold them all, and reading would wait for them for ever.
+        dataset = ray.data.read_datasource(
+            source, override_num_blocks=source.tasks, ray_remote_args={"num_cpus": 0}, concurrency=2
+        )
+        for arrays in dataset.iter_torch_batches(batch_size=batch, prefetch_batches=2, drop_last=False):
+            yield TrainingBatch(**arrays)
+        first += steps
+
+
+def draw_caption(row: CaptionedRow, rng: random.Random) -> str:
+    """One caption: the language first, each alike, then a caption of that language."""
+    language = rng.choice(sorted(set(row.languages)))
+    return rng.choice([text for text, lang in zip(row.captions, row.languages, strict=True) if lang == language])
+
+
+def caption_hash(caption: str) -> int:
+    """A positive number for a caption, the same for two that differ in case or space alone."""
+    digest = hashlib.blake2b(" ".join(caption.lower().split()).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1 | 1
+
+
+def pixels(row: CaptionedRow, resolution: int) -> NDArray[np.uint8]:
+    """A picture as (resolution, resolution, 3) uint8: transparent parts on white, cropped to a square in its middle.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    try:
+        picture = decode_image(row.image)
+    except ValueError as error:
+        raise UserError(f"the picture '{row.name}' cannot be decoded: {error}; mend it or take its row out") from error
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != resolution:
+        picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
