@@ -26,18 +26,30 @@ app = typer.Typer(
 class ConfigCommand(TyperCommand):
     """A command whose --help lists every option of its config with meaning, unit and default."""
 
+    def config(self) -> Any:
+        """The config's class; imported when asked for, since some bring torch with them."""
+        from pipeline.config import SynthesizeConfig
+
+        return SynthesizeConfig
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Writes the options after the usual help."""
-        from pipeline.config import SynthesizeConfig
         from pipeline.config_file import options
 
         with formatter.section("Config (in CONFIG.yaml, or as section.key=value)"):
             formatter.write_dl(
-                [
-                    (key, f"{text} [{kind}; default: {default}]")
-                    for key, kind, default, text in options(SynthesizeConfig)
-                ]
+                [(key, f"{text} [{kind}; default: {default}]") for key, kind, default, text in options(self.config())]
             )
+
+
+class TrainEncoderCommand(ConfigCommand):
+    """The same for train-encoder."""
+
+    def config(self) -> Any:
+        """See the base."""
+        from pipeline.train_encoder import TrainEncoderConfig
+
+        return TrainEncoderConfig
 
 
 ConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="YAML file; without it the defaults")]
@@ -98,6 +110,21 @@ def render_row(
     run(output, image_id, to, model)
 
 
+@app.command("train-encoder", cls=TrainEncoderCommand)
+def train_encoder(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start over: delete the run's checkpoints")] = False,
+    address: Address = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the image-text encoder on captioned pictures, or go on from the last checkpoint."""
+    from jobs.train_encoder import run
+
+    run(*split(config, overrides), fresh=fresh, address=address, quiet=quiet, debug=debug)
+
+
 def split(config: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
     """Tells the config file from overrides: the first word is an override where it has a ``=``."""
     rest = list(overrides or [])
@@ -116,7 +143,7 @@ def guarded(command: Callable[[], Any], *, debug: bool) -> int:
         print("promptmill: interrupted", file=sys.stderr)
         return 130
     except BaseException as error:  # noqa: BLE001 - the last place that can turn it into a sentence
-        if debug:
+        if debug and not isinstance(error, SystemExit):
             traceback.print_exc()
         code = getattr(error, "exit_code", None)
         if isinstance(code, int):

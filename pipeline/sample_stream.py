@@ -192,4 +192,3 @@ def pixels(row: CaptionedRow, resolution: int) -> NDArray[np.uint8]:
     if side != resolution:
         picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return np.asarray(picture)
-

@@ -1,0 +1,231 @@
+"""Captioned image tables: pictures with the words that are true of them, read piece by piece.
+
+Parquet with ``image`` (bytes, {bytes, path} or a path) and ``caption`` (a string, a list of strings, or one column a
+language: ``caption_en``, ``caption_zh``), optional ``weight`` and ``split``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.errors import UserError
+from pipeline.prompts import open_fs
+from pipeline.storage_errors import describe, public_uri
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A row group of a Parquet file: ``kept`` are the rows of it that count, ``weights`` theirs (None: all 1)."""
+
+    uri: str
+    part: int
+    kept: tuple[int, ...]
+    weights: tuple[float, ...] | None
+
+    @property
+    def rows(self) -> int:
+        """Rows that count."""
+        return len(self.kept)
+
+
+@dataclass(frozen=True)
+class CaptionedRow:
+    """One picture's file and its captions; ``languages`` has one entry a caption, "" where nothing says it."""
+
+    image: bytes
+    name: str
+    captions: tuple[str, ...]
+    languages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaptionedTable:
+    """An opened table; picklable.
+
+    Attributes:
+        uri: where it is.
+        fragments: its pieces, in order.
+        image: the pictures' column.
+        columns: the captions' columns.
+        content: SHA-256 of what the files' footers say: the table's identity.
+        options: fsspec options.
+    """
+
+    uri: str
+    fragments: tuple[Fragment, ...]
+    image: str
+    columns: tuple[str, ...]
+    content: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows that count, of all fragments."""
+        return sum(fragment.rows for fragment in self.fragments)
+
+    def read(self, fragment: Fragment, rows: Sequence[int] | None = None) -> list[CaptionedRow]:
+        """Some rows of a fragment (numbered among those that count), in the order given; all without ``rows``.
+
+        Raises:
+            UserError: a row has no picture or no caption; the message names file and row.
+        """
+        numbers = [fragment.kept[row] for row in (range(fragment.rows) if rows is None else rows)]
+        table = self._group(fragment, [self.image, *self.columns]).take(pa.array(numbers, pa.int64()))
+        images = table[self.image].to_pylist()
+        words = [table[column].to_pylist() for column in self.columns]
+        found = []
+        for place, number in enumerate(numbers):
+            where = f"row {number} of row group {fragment.part} in '{public_uri(fragment.uri)}'"
+            captions, languages = self._captions([column[place] for column in words])
+            if not captions:
+                raise UserError(f"{where} has no caption in {', '.join(self.columns)}; fill it in or take the row out")
+            data, name = self._picture(images[place], where)
+            found.append(CaptionedRow(data, name, captions, languages))
+        return found
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """The captions of each row; the pictures are not read."""
+        for fragment in self.fragments:
+            table = self._group(fragment, list(self.columns)).take(pa.array(fragment.kept, pa.int64()))
+            words = [table[column].to_pylist() for column in self.columns]
+            for row in zip(*words, strict=True):
+                yield self._captions(list(row))[0]
+
+    def _group(self, fragment: Fragment, columns: list[str]) -> pa.Table:
+        fs = open_fs(self.uri, dict(self.options))
+        with fs.open(fragment.uri, "rb") as stream:
+            return pq.ParquetFile(stream).read_row_group(fragment.part, columns=columns)
+
+    def _captions(self, values: list[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        found: dict[str, str] = {}
+        for column, value in zip(self.columns, values, strict=True):
+            for text in [value] if isinstance(value, str) else value or []:
+                if text and text.strip():
+                    found.setdefault(text.strip(), _language(column))
+        return tuple(found), tuple(found.values())
+
+    def _picture(self, value: Any, where: str) -> tuple[bytes, str]:
+        if isinstance(value, bytes):
+            return value, where
+        if isinstance(value, dict) and value.get("bytes") is not None:
+            return value["bytes"], value.get("path") or where
+        path = value.get("path") if isinstance(value, dict) else value
+        if not path:
+            raise UserError(f"{where} has no picture in column '{self.image}'; fill it in or take the row out")
+        fs = open_fs(self.uri, dict(self.options))
+        try:
+            data: bytes = fs.cat_file(path)
+        except OSError as error:
+            raise UserError(f"the picture '{public_uri(path)}' of {where} cannot be read: {describe(error)}") from error
+        return data, path
+
+
+def open_captioned(
+    uri: str,
+    *,
+    captions: Sequence[str] | None = None,
+    image: str = "image",
+    split: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> CaptionedTable:
+    """Opens a table: reads footers, weights and splits, no picture.
+
+    Args:
+        uri: a Parquet file, a directory of them, or a glob.
+        captions: columns of captions; None finds them.
+        image: column of pictures.
+        split: rows whose column ``split`` says so; None takes all.
+        options: fsspec options.
+
+    Raises:
+        UserError: no such table, a column is missing, a weight is no weight.
+    """
+    fs = open_fs(uri, dict(options or {}))
+    files = _files(fs, uri)
+    digest, fragments, columns = hashlib.sha256(), [], None
+    for file in files:
+        try:
+            with fs.open(file, "rb") as stream:
+                parquet = pq.ParquetFile(stream)
+                names = parquet.schema_arrow.names
+                columns = columns or _columns(names, captions, image, split, file)
+                for part in range(parquet.num_row_groups):
+                    fragment = _fragment(parquet, names, file, part, split)
+                    digest.update(f"{file.rpartition('/')[2]} {part} {fs.size(file)} {fragment}".encode())
+                    if fragment.rows:
+                        fragments.append(fragment)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"'{public_uri(file)}' cannot be read as Parquet: {describe(error)}") from error
+    if not fragments or columns is None:
+        raise UserError(f"'{public_uri(uri)}' has no row" + (f" of split '{split}'" if split else ""))
+    return CaptionedTable(uri, tuple(fragments), image, columns, digest.hexdigest(), dict(options or {}))
+
+
+def _files(fs: Any, uri: str) -> list[str]:
+    path = fs._strip_protocol(uri)
+    try:
+        if any(mark in path for mark in "*?["):
+            found = fs.glob(path)
+        elif fs.isdir(path):
+            found = fs.glob(f"{path}/**/*.parquet")
+        else:
+            found = [path] if fs.exists(path) else []
+    except OSError as error:
+        raise UserError(f"'{public_uri(uri)}' cannot be looked up: {describe(error)}") from error
+    if not found:
+        raise UserError(f"there is no captioned image table at '{public_uri(uri)}'")
+    return sorted(found)
+
+
+def _columns(
+    names: list[str], captions: Sequence[str] | None, image: str, split: str | None, file: str
+) -> tuple[str, ...]:
+    missing = [name for name in [image, *(captions or []), *(["split"] if split else [])] if name not in names]
+    if missing:
+        raise UserError(f"'{public_uri(file)}' has no column '{missing[0]}'; it has {', '.join(names)}")
+    if captions:
+        return tuple(captions)
+    several = tuple(name for name in names if name == "caption" or name.startswith("caption_"))
+    if several:
+        return several
+    for name in ("captions", "text", "description"):
+        if name in names:
+            return (name,)
+    raise UserError(
+        f"'{public_uri(file)}' has no caption column (caption, caption_*, captions, text, description); it has "
+        f"{', '.join(names)}: name yours in data.captions"
+    )
+
+
+def _fragment(parquet: pq.ParquetFile, names: list[str], file: str, part: int, split: str | None) -> Fragment:
+    light = [name for name in ("weight", *(["split"] if split else [])) if name in names]
+    rows = parquet.metadata.row_group(part).num_rows
+    if not light:
+        return Fragment(file, part, tuple(range(rows)), None)
+    table = parquet.read_row_group(part, columns=light)
+    kept = list(range(rows))
+    if split:
+        kept = [row for row, value in enumerate(table["split"].to_pylist()) if value == split]
+    if "weight" not in light:
+        return Fragment(file, part, tuple(kept), None)
+    weights = table["weight"].to_pylist()
+    for row in kept:
+        if weights[row] is None or not math.isfinite(weights[row]) or weights[row] < 0:
+            raise UserError(
+                f"row {row} of row group {part} in '{public_uri(file)}' has the weight {weights[row]}; "
+                "a weight is 0 or more"
+            )
+    kept = [row for row in kept if weights[row] > 0]
+    return Fragment(file, part, tuple(kept), tuple(float(weights[row]) for row in kept))
+
+
+def _language(column: str) -> str:
+    _, mark, language = column.partition("_")
+    return language if mark else ""

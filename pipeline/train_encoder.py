@@ -1,0 +1,165 @@
+"""Training the image-text encoder: configuration, what a worker builds, and what it measures on the way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from actors.encoder_trainer import EncoderSchedule, EncoderTrainer
+from actors.errors import UserError
+from actors.image_text import EncoderSizes, build_image_text
+from actors.seeds import derive_seed
+from actors.training_loop import PhasePlan, Trainee, Values
+from pipeline.caption_tokenizer import train_tokenizer
+from pipeline.captioned import CaptionedTable, open_captioned
+from pipeline.cluster import connected
+from pipeline.config import Section, option
+from pipeline.sample_order import SampleOrder
+from pipeline.sample_stream import SampleReader
+from pipeline.storage import Store
+from pipeline.train_board import TrainBoard
+from pipeline.train_job import TrainingTask, open_output, run_training
+from pipeline.train_settings import TrainingConfig
+
+_RUN = "run.json"
+
+
+class EncoderNetworks(Section):
+    """Sizes of the encoder (see `actors.image_text.EncoderSizes`)."""
+
+    resolution: int = option(64, "side of the pictures in pixels", ge=8, le=1024)
+    patch: int = option(8, "side of the image tower's patches in pixels", ge=1)
+    image_width: int = option(144, "width of the image tower; a multiple of 48", ge=48, multiple_of=48)
+    image_layers: int = option(4, "layers of the image tower", ge=1)
+    text_width: int = option(192, "width of the text tower; a multiple of 48", ge=48, multiple_of=48)
+    text_layers: int = option(3, "layers of the text tower", ge=1)
+    embedding: int = option(192, "numbers of a picture or a text in the common space", ge=8)
+    max_tokens: int = option(48, "tokens of a text at most", ge=8, le=1024)
+    vocabulary: int = option(5120, "tokens of the tokenizer trained on the captions", ge=300)
+
+
+class EncoderScheduleConfig(Section):
+    """How long and how hard."""
+
+    steps: int = option(1500, "optimiser steps", ge=1)
+    batch: int = option(256, "pictures in a step, over all workers; a multiple of data.lanes", ge=2)
+    rate: float = option(1e-3, "peak learning rate (AdamW)", gt=0)
+    decay: float = option(0.05, "weight decay", ge=0)
+    word_dropout: float = option(0.1, "share of the words hidden in training", ge=0, lt=1)
+
+
+class TrainEncoderConfig(TrainingConfig):
+    """Captioned pictures in, an image-text encoder (a `transformers` CLIPModel) out."""
+
+    networks: EncoderNetworks = option(EncoderNetworks(), "sizes of the encoder")
+    schedule: EncoderScheduleConfig = option(EncoderScheduleConfig(), "how long and how hard")
+
+
+@dataclass
+class EncoderTask(TrainingTask):
+    """See `pipeline.train_job.TrainingTask`."""
+
+    config: TrainEncoderConfig
+    table: CaptionedTable
+    tokenizer: PreTrainedTokenizerFast
+
+    def build(self, device: torch.device) -> EncoderTrainer:
+        """The same weights in each worker, from the run's seed."""
+        sizes = self.config.networks.model_dump()
+        sizes.pop("vocabulary")
+        torch.manual_seed(derive_seed(self.config.seed, "weights"))
+        encoder = build_image_text(self.tokenizer, EncoderSizes(**sizes))
+        encoder.model.to(device)
+        schedule = EncoderSchedule(**self.config.schedule.model_dump())
+        return EncoderTrainer(encoder, schedule, self.config.augment.settings(), self.config.seed)
+
+    def reader(self, phase: PhasePlan) -> SampleReader:
+        """All pictures alike, as their weights say."""
+        data, networks = self.config.data, self.config.networks
+        order = SampleOrder(
+            tuple(fragment.rows for fragment in self.table.fragments),
+            tuple(fragment.weights for fragment in self.table.fragments),
+            phase.batch,
+            data.lanes,
+            data.window,
+            derive_seed(self.config.seed, "order", phase.name),
+        )
+        return SampleReader(
+            self.table, order, self.tokenizer, networks.resolution, networks.max_tokens, self.config.seed
+        )
+
+    def watch(self, trainee: Trainee, store: Store, phase: PhasePlan, step: int) -> Values:
+        """Nothing yet beside the loss: `promptmill evaluate` measures encoders."""
+        return {}
+
+    def finish(self, trainee: Trainee, store: Store) -> None:
+        """Writes the encoder to OUTPUT/model."""
+        assert isinstance(trainee, EncoderTrainer)
+        with store.scratch() as directory:
+            trainee.encoder.save(directory)
+            put_model(store, directory)
+
+
+def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:
+    """Trains, or goes on; returns the model's URI. See `pipeline.train_job.run_training` for what it raises."""
+    table = open_captioned(
+        config.data.uri,
+        captions=config.data.captions,
+        image=config.data.image,
+        split=config.data.split,
+        options=config.data.options,
+    )
+    tokenizer = train_tokenizer(
+        (caption for row in table.captions() for caption in row), config.networks.vocabulary, config.networks.max_tokens
+    )
+    store = open_output(config)
+    with connected(address, config.cluster, debug):
+        begin_run(store, {"config": config.identity(), "table": table.content}, fresh=fresh)
+        run_training(EncoderTask(config, TrainBoard(), table, tokenizer), quiet=quiet)
+    return store.public("model")
+
+
+def begin_run(store: Store, identity: dict[str, Any], *, fresh: bool) -> None:
+    """Notes what a run is, or finds that the one begun here is the same.
+
+    Raises:
+        UserError: another run was begun here.
+    """
+    from pipeline.checkpoint_store import CheckpointStore
+
+    body = json.dumps(identity, indent=1, ensure_ascii=False, sort_keys=True).encode()
+    if fresh:
+        CheckpointStore(store, 1, lambda text: None).clear()
+        store.remove(_RUN)
+    before = store.read(_RUN)
+    if before is not None and before != body:
+        raise UserError(
+            f"'{store.public()}' holds a training run with another config or table ({_differences(before, identity)}); "
+            "take another output.uri, or --fresh to start over there"
+        )
+    store.replace(_RUN, body)
+
+
+def put_model(store: Store, directory: Path) -> None:
+    """Copies the files of a finished model to OUTPUT/model."""
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            store.replace(f"model/{path.relative_to(directory).as_posix()}", path.read_bytes())
+
+
+def _differences(before: bytes, now: dict[str, Any]) -> str:
+    flat = [_flat(json.loads(before)), _flat(json.loads(json.dumps(now)))]
+    keys = [key for key in sorted({*flat[0], *flat[1]}) if flat[0].get(key) != flat[1].get(key)]
+    return ", ".join(key.removeprefix("config.") for key in keys[:5])
+
+
+def _flat(told: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in told.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
