@@ -5,9 +5,11 @@ The same command goes on from the last whole checkpoint; ``--fresh`` starts over
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
+from actors.errors import UserError
 from pipeline.config_file import load_config
 
 
@@ -15,6 +17,8 @@ def run(
     config_path: Path | None, overrides: list[str], *, fresh: bool, address: str | None, quiet: bool, debug: bool
 ) -> None:
     """Loads the config, trains, prints where the model is."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("training needs the extra `train`: pip install 'promptmill[train]'")
     from pipeline.train_encoder import TrainEncoderConfig, train_encoder
 
     config = load_config(TrainEncoderConfig, config_path, overrides)

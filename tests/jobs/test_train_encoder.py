@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
@@ -131,6 +134,20 @@ def test_two_workers_do_what_one_does(table, local_ray, tmp_path):
     one = run(table, tmp_path / "one", *told)
     two = run(table, tmp_path / "two", *told, "workers.count=2", "workers.cpus=0.5")
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+
+
+def test_checkpoints_and_model_go_to_a_bucket(table, s3_bucket, tmp_path):
+    """In a process of its own: the Ray of the other tests was started without the bucket's keys."""
+    told = [f"data.uri={table}", f"output.uri={s3_bucket}/run", *TINY, "schedule.steps=20", "cadence.checkpoint=10"]
+    for _ in range(2):  # the second run finds all done
+        command = [sys.executable, "-m", "jobs.train_encoder", *told]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert f"{s3_bucket}/run/model" in ended.stdout
+    bucket = s3fs.S3FileSystem()
+    found = {path.split("/run/", 1)[1] for path in bucket.find(f"{s3_bucket}/run")}
+    assert {"model/config.json", "model/model.safetensors", "log.jsonl"} <= found
+    assert sum(name.endswith("manifest.json") for name in found) == 2
 
 
 def test_a_picture_that_cannot_be_read_ends_the_run_with_its_name(table, local_ray, tmp_path):
