@@ -1,7 +1,7 @@
 """Captioned image tables: pictures with the words that are true of them, read piece by piece.
 
 Parquet with ``image`` (bytes, {bytes, path} or a path) and ``caption`` (a string, a list of strings, or one column a
-language: ``caption_en``, ``caption_zh``), optional ``weight`` and ``split``.
+language: ``caption_en``, ``caption_zh``), optional ``weight`` and ``split``. A promptmill output in Parquet is such a table.
 """
 
 from __future__ import annotations
@@ -173,6 +173,8 @@ def _files(fs: Any, uri: str) -> list[str]:
     try:
         if any(mark in path for mark in "*?["):
             found = fs.glob(path)
+        elif fs.isdir(f"{path}/_run"):
+            found = fs.glob(f"{path}/data/*.parquet")  # a promptmill output: its rejects have no pictures
         elif fs.isdir(path):
             found = fs.glob(f"{path}/**/*.parquet")
         else:
