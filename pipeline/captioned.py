@@ -1,7 +1,8 @@
 """Captioned image tables: pictures with the words that are true of them, read piece by piece.
 
 Parquet with ``image`` (bytes, {bytes, path} or a path) and ``caption`` (a string, a list of strings, or one column a
-language: ``caption_en``, ``caption_zh``), optional ``weight`` and ``split``. A promptmill output in Parquet is such a table.
+language: ``caption_en``, ``caption_zh``), optional ``weight`` and ``split``. A promptmill output in
+Parquet is such a table.
 """
 
 from __future__ import annotations
