@@ -47,7 +47,7 @@ def critic_loss(
         on_fake, r2 = gradient_penalty(critic, fake, words)
         penalty = gamma / 2 * (r1 + r2)
     else:
-        on_real, on_fake, penalty = critic(real, words), critic(fake, words), torch.zeros_like(real[:, 0, 0, 0])
+        on_real, on_fake, penalty = critic(real, words), critic(fake, words), real.new_zeros(len(real))
     mismatch = pairing_loss(on_real, critic(real, other_words))
     return (pairing_loss(on_real, on_fake) + penalty + match * mismatch).mean()
 

@@ -1,10 +1,13 @@
 """The objective against values worked out by hand, on critics whose gradients are known."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from actors.objective import critic_loss, generator_loss, gradient_penalty, pairing_loss, reconstruction_loss
 
@@ -143,6 +146,153 @@ def test_generator_gets_a_gradient_outside_the_range_of_pixels_too(level: float)
     generator_loss(linear(), images(level), fake, NO_WORDS).backward()
     assert fake.grad is not None
     torch.testing.assert_close(fake.grad, -0.5 / 2 * linear().w.detach().expand(2, 3, 2, 2))
+
+
+class TinyCritic(nn.Module):
+    """Smooth and curved in the picture, the words and its weights, so that every term of the losses has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.realness, self.words = nn.Linear(12, 5), nn.Linear(5, 1), nn.Linear(2, 5)
+
+    def forward(self, image: Tensor, words: Tensor) -> Tensor:
+        hidden = F.softplus(self.enter(image.flatten(1)))
+        return self.realness(hidden).squeeze(1) + (self.words(words) * hidden).sum(dim=1)
+
+
+class TinyGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3 + 2, 4), nn.Linear(4, 12)
+
+    def forward(self, noise: Tensor, words: Tensor) -> Tensor:
+        hidden = torch.tanh(self.enter(torch.cat([noise, words], dim=1)))
+        return self.leave(hidden).view(-1, 3, 2, 2)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Networks and a batch in double precision."""
+
+    d: TinyCritic
+    g: TinyGenerator
+    real: Tensor
+    noise: Tensor
+    words: Tensor
+    other_words: Tensor
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shapes = [(4, 3, 2, 2), (4, 3), (4, 2), (4, 2)]
+        batch = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+        return Tiny(TinyCritic().double(), TinyGenerator().double(), *batch)
+
+
+def finite_differences(loss: Callable[[], Tensor], weights: nn.Parameter, step: float = 1e-5) -> Tensor:
+    """The gradient of ``loss`` by central differences, one weight after another."""
+    flat, gradient = weights.data.view(-1), torch.empty(weights.numel(), dtype=weights.dtype)
+    for i in range(len(flat)):
+        here = flat[i].item()
+        flat[i] = here + step
+        above = loss().item()
+        flat[i] = here - step
+        below = loss().item()
+        flat[i] = here
+        gradient[i] = (above - below) / (2 * step)
+    return gradient.view_as(weights)
+
+
+def assert_gradients_are_those_of_differences(loss: Callable[[], Tensor], net: nn.Module) -> None:
+    net.zero_grad()
+    loss().backward()
+    for name, weights in net.named_parameters():
+        found = torch.zeros_like(weights) if weights.grad is None else weights.grad
+        expected = finite_differences(loss, weights)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("match", [0.0, 0.7])
+def test_gradient_of_the_critic_agrees_with_finite_differences(tiny: Tiny, gamma: float, match: float) -> None:
+    """With gamma also through the double backward of both penalties."""
+
+    def loss() -> Tensor:
+        fake = tiny.g(tiny.noise, tiny.words)
+        return critic_loss(tiny.d, tiny.real, fake, tiny.words, tiny.other_words, gamma=gamma, match=match)
+
+    assert_gradients_are_those_of_differences(loss, tiny.d)
+
+
+def test_gradient_of_the_penalty_alone_agrees_with_finite_differences(tiny: Tiny) -> None:
+    def loss() -> Tensor:
+        _, penalty = gradient_penalty(tiny.d, tiny.real, tiny.words)
+        return penalty.mean()
+
+    assert_gradients_are_those_of_differences(loss, tiny.d)
+
+
+def test_gradient_of_the_generator_agrees_with_finite_differences(tiny: Tiny) -> None:
+    def loss() -> Tensor:
+        return generator_loss(tiny.d, tiny.real, tiny.g(tiny.noise, tiny.words), tiny.words)
+
+    assert_gradients_are_those_of_differences(loss, tiny.g)
+
+
+def test_penalty_is_the_squared_gradient_by_finite_differences_in_the_picture(tiny: Tiny) -> None:
+    picture = nn.Parameter(tiny.real.clone())
+    gradient = finite_differences(lambda: tiny.d(picture, tiny.words).sum(), picture)
+    penalty = gradient_penalty(tiny.d, tiny.real, tiny.words)[1]
+    torch.testing.assert_close(penalty, gradient.square().flatten(1).sum(dim=1), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_penalties_of_a_linear_critic_do_not_depend_on_pictures_or_batch(count: int) -> None:
+    """R1 = R2 = |w|^2: together gamma |w|^2, and the rest of the loss is two coin flips where D cannot tell apart."""
+    words = torch.zeros(count, 2)
+    same = images(-0.4, count)
+    loss = critic_loss(linear(), same, same, words, words, gamma=0.3, match=0.5)
+    assert loss.item() == pytest.approx(0.3 * W_SQUARE + 1.5 * math.log(2), rel=1e-5)
+
+
+def test_wrong_words_lose_rank_by_a_step_down_the_mismatch_alone(tiny: Tiny) -> None:
+    """The pictures are the same on both sides, so that L_D is flat: what moves is D(x, c) - D(x, c')."""
+
+    def lead() -> float:
+        with torch.no_grad():
+            return (tiny.d(tiny.real, tiny.words) - tiny.d(tiny.real, tiny.other_words)).mean().item()
+
+    before = lead()
+    critic_loss(tiny.d, tiny.real, tiny.real, tiny.words, tiny.other_words, gamma=0.0, match=1.0).backward()
+    with torch.no_grad():
+        for weights in tiny.d.parameters():
+            if weights.grad is not None:
+                weights.sub_(0.01 * weights.grad)
+    assert lead() > before
+
+
+def test_mismatch_is_small_where_right_words_rank_above_wrong_ones() -> None:
+    def mismatch(right: float, wrong: float) -> float:
+        same, (c, other) = images(0.1), (torch.full((2, 2), value) for value in (right, wrong))
+        losses = [
+            critic_loss(linear(words=1.0), same, same, c, other, gamma=0.0, match=match).item() for match in (1.0, 0.0)
+        ]
+        return losses[0] - losses[1]
+
+    assert mismatch(right=2.0, wrong=-1.0) == pytest.approx(f(6.0), rel=1e-3)
+    assert mismatch(right=-1.0, wrong=2.0) == pytest.approx(f(-6.0), rel=1e-5)
+
+
+def test_losses_take_points_in_the_plane_as_well_as_pictures() -> None:
+    """(n, 2) has no height and width; `test_modes` trains on such points."""
+    points, words = torch.ones(3, 2), torch.zeros(3, 2)
+    critic = Linear(torch.tensor([1.0, 2.0]), torch.zeros(2))
+    lazy, full = (
+        critic_loss(critic, points, points, words, words, gamma=gamma, match=0.0).item() for gamma in (0.0, 2.0)
+    )
+    assert full - lazy == pytest.approx(2 * 5.0, rel=1e-5)
 
 
 def test_reconstruction_loss_of_a_wrong_brightness_is_its_absolute_error() -> None:
