@@ -10,35 +10,43 @@ from __future__ import annotations
 
 import functools
 import random
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import caption_words as en
+from pipeline import caption_words_zh as zh
+from pipeline.caption_grammar import (
+    COLOUR_WORDS_ZH,
+    COLOURS,
+    Colour,
+    is_noun,
+    is_plural,
+    measure,
+    takes_article,
+    with_article,
+    without_colour,
+)
 
-@dataclass(frozen=True)
-class Colour:
-    """A colour word: its Chinese character and its hue on the circle 0..1."""
-
-    zh: str
-    hue: float
-
-
-COLOURS = {
-    "red": Colour("红", 0.0),
-    "orange": Colour("橙", 0.075),
-    "yellow": Colour("黄", 0.15),
-    "green": Colour("绿", 0.34),
-    "blue": Colour("蓝", 0.59),
-    "purple": Colour("紫", 0.77),
-    "pink": Colour("粉", 0.92),
-}
+__all__ = ["COLOURS", "Colour", "Words", "caption", "caption_in", "captions_in", "recoloured_label"]
 
 _DESCRIBED = 0.4
-"""Share of the English captions that end as the language model's descriptions do."""
+"""Share of the captions that end as a language model's descriptions do."""
+_TRIES = 20
+"""Draws for each caption that is wanted; a subject with few words runs out of new ones."""
+
+
+_BUSY = re.compile(r"^(?:man|woman|person|men|women|people)\b.*ing\b")
+"""Subjects that do something already."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a picture is called; ``colour`` is a key of `COLOURS`, and ``must`` says that captions have to name it."""
+    """What a picture is called, by language.
+
+    ``colour`` is a key of `COLOUR_WORDS_ZH`; ``must`` says that captions have to name it: the picture was recoloured.
+    """
 
     labels: dict[str, str]
     tags: dict[str, list[str]]
@@ -48,112 +56,129 @@ class Words:
 
 def caption(words: Words, rng: random.Random) -> str:
     """One caption, drawn with ``rng``: 60% English, 40% Chinese."""
-    lang = "en" if rng.random() < 0.6 else "zh"
-    subject = _subject(words, lang, rng)
-    form = rng.random()
-    if lang == "en" and rng.random() < _DESCRIBED:
-        return f"{_opening(subject, rng)}, {rng.choice(_endings())}"
-    if lang == "zh":
-        if form < 0.35:
-            return subject
-        if form < 0.75:
-            return rng.choice(_SHORT_ZH).format(x=subject)
-        return rng.choice(_MEASURE_ZH) + subject + rng.choice(_WHERE_ZH) + rng.choice(_DOES_ZH)
+    return caption_in("en" if rng.random() < 0.6 else "zh", words, rng)
+
+
+def caption_in(lang: str, words: Words, rng: random.Random) -> str:
+    """One caption in a language. English and Chinese have templates; others are labels and keywords alone."""
+    subject, phrase = _subject(words, lang, rng)
+    if lang == "en":
+        return _english(subject, phrase, rng)
+    return _chinese(subject, phrase, rng) if lang == "zh" else subject
+
+
+def captions_in(
+    lang: str, words: Words, count: int, rng: random.Random, allowed: Callable[[str], bool] = lambda text: True
+) -> list[str]:
+    """Up to ``count`` distinct captions, the plain label first (with the new colour where the picture was recoloured).
+
+    Args:
+        allowed: says no to a caption that must not be used; the label is not asked for.
+    """
+    if words.must and lang not in {"en", "zh"}:
+        return []  # there is no colour word for it
+    chosen = {recoloured_label(words, lang) if words.must else words.labels[lang]: None}
+    for _ in range(count * _TRIES):
+        if len(chosen) >= count:
+            break
+        text = caption_in(lang, words, rng)
+        if allowed(text):
+            chosen[text] = None
+    return list(chosen)
+
+
+def recoloured_label(words: Words, lang: str, joint: str = "色") -> str:
+    """The label with ``words.colour`` in place of its own colour: red apple in blue is ``blue apple``, 蓝色苹果."""
+    label = words.labels[lang]
+    # 黄瓜 is no yellow melon: a Chinese name has a colour to lose where the English one has.
+    if without_colour(words.labels["en"], "en") != words.labels["en"]:
+        label = without_colour(label, lang)
+    return _coloured(label, words.colour, lang, joint)
+
+
+def _coloured(text: str, colour: str | None, lang: str, joint: str) -> str:
+    if colour is None:
+        return text
+    return f"{colour} {text}" if lang == "en" else f"{COLOUR_WORDS_ZH[colour]}{joint}{text}"
+
+
+def _subject(words: Words, lang: str, rng: random.Random) -> tuple[str, bool]:
+    """(subject, whether it is a phrase that a sentence can speak of).
+
+    Mostly the label, sometimes keywords; with its colour where the picture was recoloured, and now and then anyway.
+    """
+    named = words.colour is not None and (words.must or rng.random() < 0.25)
+    joint = rng.choice(["色的", "色的", "色"])
+    label = recoloured_label(words, lang, joint) if named else words.labels[lang]
+    tags = words.tags[lang]
+    if words.must:
+        # A keyword that speaks of another colour would be a lie.
+        tags = [tag for tag in tags if without_colour(tag, lang) == tag]
+    draw = rng.random()
+    if draw < 0.7 or not tags:
+        return label, True
+    tag = rng.choice(tags)
+    if draw < 0.88:
+        said = _coloured(tag, words.colour if named else None, lang, joint)
+        return said, lang == "en" and not named and is_noun(tag)
+    comma = ", " if lang == "en" else "，" if lang == "zh" else " "
+    if draw < 0.94:
+        said = comma.join(rng.sample(tags, min(2, len(tags))))
+        return _coloured(said, words.colour if named else None, lang, joint), False
+    # What the label says already is not said twice.
+    return (label, True) if tag in label else (f"{label}{comma}{tag}", False)
+
+
+def _english(subject: str, phrase: bool, rng: random.Random) -> str:
+    if not phrase:
+        return rng.choice(en.KEYWORDS).format(x=subject)
+    form, a = rng.random(), with_article(subject)
+    doing = rng.choice(en.DOING) if not _BUSY.search(subject) else ""
+    if rng.random() < _DESCRIBED:
+        words = a if rng.random() < 0.7 else subject
+        opening = f"A photo of {a}" if rng.random() < 0.15 else _capital(words)
+        return f"{opening}, {rng.choice(_endings())}"
+    if form < 0.17:
+        return subject
+    if form < 0.47:
+        return rng.choice(en.SHORT).format(a=a, x=subject)
+    if form < 0.6:
+        adjective = f"{rng.choice(en.ADJECTIVES)} {subject}"
+        return with_article(adjective) if takes_article(subject) else adjective
+    where = rng.choice(en.WHERE)
+    if form < 0.72:
+        return " ".join(f"{a} {doing} {where}".split())
+    opening = rng.choice(en.OPENING)
+    does = rng.choice(en.DOES)[is_plural(subject)] if opening == "{A}" else doing
+    text = " ".join(f"{opening.format(a=a, A=_capital(a))} {does} {where}".split())
+    return f"{text}, {rng.choice(en.MOOD)}." if rng.random() < 0.7 else f"{text}."
+
+
+def _chinese(subject: str, phrase: bool, rng: random.Random) -> str:
+    if not phrase:
+        return rng.choice(zh.KEYWORDS).format(x=subject)
+    form, m = rng.random(), "一" + measure(subject)
+    if rng.random() < _DESCRIBED:
+        opening = rng.choice(zh.OPENING).format(m=m, x=subject)
+        middle = rng.choice(["", "", rng.choice(zh.WHERE), rng.choice(zh.WHERE) + rng.choice(zh.DOES)])
+        return f"{opening}{middle}，{'，'.join(rng.sample(zh.MOOD, rng.choice([1, 1, 2])))}。"
     if form < 0.2:
         return subject
-    if form < 0.5:
-        return rng.choice(_SHORT_EN).format(a=_article(subject), x=subject)
-    does, where = rng.choice(_DOES_EN), rng.choice(_WHERE_EN)
-    if form < 0.62:
-        return f"{_article(subject)} {does} {where}"
-    end = rng.choice([".", ".", f" and {rng.choice(_WHERE_EN)}."])
-    return f"{rng.choice(_OPENING_EN).format(x=subject)} {does} {where}{rng.choice(_MOOD_EN)}{end}"
+    if form < 0.55:
+        return rng.choice(zh.SHORT).format(m=m, x=subject)
+    if form < 0.7:
+        return rng.choice([m, "", ""]) + rng.choice(zh.ADJECTIVES) + subject
+    where = rng.choice(zh.WHERE)
+    if form < 0.82:
+        return rng.choice([f"{where[1:]}的{subject}", f"{where[1:]}有{m}{subject}", f"{m}{subject}{where}"])
+    return f"{rng.choice([m, m, ''])}{subject}{where}{rng.choice(zh.DOES)}" + rng.choice(["", "。"])
 
 
-def clean_label(label: str, lang: str) -> str:
-    """A CLDR short name as a person would say it: ``flag: Japan`` is the flag of Japan."""
-    kind, colon, rest = label.partition(": ")
-    if not colon:
-        return label
-    if kind in {"flag", "旗"}:
-        return f"flag of {rest}" if lang == "en" else f"{rest}国旗"
-    return label if kind == "keycap" else kind
-
-
-def _subject(words: Words, lang: str, rng: random.Random) -> str:
-    """Mostly the label, sometimes tags; with its colour where the picture was recoloured, and now and then anyway."""
-    label, tags = words.labels[lang], words.tags[lang]
-    space = " " if lang == "en" else ""
-    draw = rng.random()
-    if draw < 0.62 or not tags:
-        subject = label
-    elif draw < 0.82:
-        subject = rng.choice(tags)
-    elif draw < 0.92:
-        subject = space.join(rng.sample(tags, min(2, len(tags))))
-    else:
-        subject = f"{rng.choice(tags)}{space}{label}"
-    if words.colour is None or not (words.must or rng.random() < 0.25):
-        return subject
-    if lang == "en":
-        kept = [word for word in subject.split(" ") if word not in COLOURS]
-        return " ".join([words.colour, *kept]) if kept else f"{words.colour} {label}"
-    for colour in COLOURS.values():
-        subject = subject.replace(f"{colour.zh}色", "").replace(colour.zh, "")
-    return COLOURS[words.colour].zh + rng.choice(["色的", "色的", "色", ""]) + subject
-
-
-def _opening(subject: str, rng: random.Random) -> str:
-    """How the shipped recipes make a description begin."""
-    words = _article(subject) if rng.random() < 0.7 else subject
-    if rng.random() < 0.15:
-        return f"A photo of {words}"
-    return words[:1].upper() + words[1:]
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 @functools.cache
 def _endings() -> list[str]:
-    return (Path(__file__).parent / "endings.txt").read_text().splitlines()
-
-
-def _article(text: str) -> str:
-    if text.split(" ")[0] in {"a", "an", "the"}:
-        return text
-    return ("an " if text[:1].lower() in "aeiou" else "a ") + text
-
-
-_SHORT_EN = [
-    "{a}", "{x}", "a picture of {a}", "an emoji of {a}", "{a} on a white background", "an icon of {a}", "a cute {x}",
-    "a drawing of {a}", "a photo of {a}", "a small {x}", "{x} illustration", "a simple {x}", "a beautiful {x}",
-    "a big {x}", "an image of {a}", "{a}, cartoon style", "a bright {x}",
-]  # fmt: skip
-_OPENING_EN = [
-    "A {x}", "The {x}", "A single {x}", "A bright {x}", "A lovely {x}", "A small {x}", "A vibrant {x}", "A large {x}",
-    "One {x}", "A close view of a {x}", "A playful {x}", "A smooth, shiny {x}",
-]  # fmt: skip
-_DOES_EN = [
-    "sits", "stands", "rests", "is shown", "appears", "shines", "is playing", "lies", "glows softly", "is placed",
-    "floats", "waits", "moves gently", "looks up", "is",
-]  # fmt: skip
-_WHERE_EN = [
-    "on the beach", "on a wooden table", "in the garden", "under a blue sky", "in soft light", "on green grass",
-    "by the sea", "near a window", "against a plain background", "in the morning sun",
-    "on a sandy shore with gentle waves", "in a quiet room", "over the sea", "on a city street",
-    "in a field of flowers", "with a garden behind it", "at sunset", "among tall trees", "beside a calm lake",
-    "in the snow", "on a white background", "in the center of the frame",
-]  # fmt: skip
-_MOOD_EN = [
-    "", "", ", with warm light and gentle shadows", ", surrounded by soft colors", ", its colors bright and clear",
-    ", its shape clear against the sky", ", bathed in golden sunlight", ", with fine detail", ", calm and still",
-    ", smooth and round", ", seen from the front", ", looking happy", ", with a soft shadow below",
-]  # fmt: skip
-_SHORT_ZH = [
-    "{x}", "一个{x}", "一张{x}的图片", "{x}的表情", "可爱的{x}", "一只{x}", "一颗{x}", "一幅{x}的画", "白色背景上的{x}",
-    "小小的{x}", "漂亮的{x}", "一棵{x}", "一朵{x}", "一条{x}", "一辆{x}", "{x}图标",
-]  # fmt: skip
-_MEASURE_ZH = ["一只", "一个", "", "一颗", "一棵", "一条"]
-_WHERE_ZH = [
-    "在沙滩上", "在海边", "在花园里", "在阳光下", "在桌子上", "在草地上", "在天空中", "在窗边", "在雪地里", "在树下",
-    "在白色背景上",
-]  # fmt: skip
-_DOES_ZH = ["玩耍", "休息", "", "", "发光", "微笑", "站着", "躺着"]
+    lines = (Path(__file__).parent / "endings.txt").read_text().splitlines()
+    return [line for line in lines if "white background" not in line]  # see `pipeline.caption_words`

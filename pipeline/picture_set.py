@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 
 from actors.errors import UserError
 from actors.gan_model import MAX_TOKENS
-from pipeline.captions import Words, caption
 
 # CJK ideographs stand alone: BPE would glue a measure word to its noun.
 _IDEOGRAPH = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
@@ -42,23 +41,18 @@ class PictureSet:
             raise UserError(
                 f"the training table '{path}' cannot be read ({type(error).__name__}); make it with jobs.prepare_emoji"
             ) from error
+        rows = [row for row in rows if row["split"] != "held_out"]
         pictures = np.stack([_pixels(row["image"]["bytes"], resolution) for row in rows])
         self._pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        self.words = [
-            Words(
-                {"en": row["label_en"], "zh": row["label_zh"]},
-                {"en": row["tags_en"], "zh": row["tags_zh"]},
-                row["colour"],
-                row["recoloured"],
-            )
-            for row in rows
+        self._captions = [
+            {lang: row[f"caption_{lang}"] or [row[f"label_{lang}"]] for lang in ("en", "zh")} for row in rows
         ]
         recoloured = torch.tensor([row["recoloured"] for row in rows])
         self._groups = [torch.nonzero(~recoloured).flatten(), torch.nonzero(recoloured).flatten()]
         self._originals = originals if len(self._groups[1]) else 1.0
 
     def __len__(self) -> int:
-        return len(self.words)
+        return len(self._captions)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """See `actors.gan_trainer.Pictures`."""
@@ -73,7 +67,8 @@ class PictureSet:
 
     def caption(self, index: int, rng: random.Random) -> str:
         """See `actors.gan_trainer.Pictures`."""
-        return caption(self.words[index], rng)
+        captions: list[str] = self._captions[index]["en" if rng.random() < 0.6 else "zh"]
+        return rng.choice(captions)
 
 
 def train_tokenizer(pictures: PictureSet, vocabulary: int, seed: int) -> PreTrainedTokenizerFast:

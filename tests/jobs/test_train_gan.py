@@ -23,7 +23,7 @@ from actors.errors import JobError, UserError
 from actors.gan_trainer import GanTrainer
 from jobs.train_gan import run
 from pipeline.captions import COLOURS
-from pipeline.emoji import SCHEMA
+from pipeline.emoji_table import SCHEMA
 from pipeline.picture_set import PictureSet, train_tokenizer
 
 TINY = [

@@ -1,11 +1,14 @@
 """Captions name the thing, its colour where it has to be named, and read as English or Chinese."""
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
 
-from pipeline.captions import COLOURS, Words, caption, clean_label
+from pipeline.caption_grammar import measure, with_article
+from pipeline.captions import COLOURS, Words, caption, caption_in, captions_in
+from pipeline.emoji_labels import chinese_phrase, clean_label, clean_tags
 
 APPLE = Words(
     labels={"en": "red apple", "zh": "红苹果"}, tags={"en": ["fruit"], "zh": ["水果"]}, colour="red", must=False
@@ -62,6 +65,11 @@ def test_recoloured_picture_always_names_its_new_colour_and_never_its_old_one(co
             assert colour == "red" or "red" not in text.lower().split(), text
 
 
+def test_recoloured_picture_is_not_called_by_keywords_of_another_colour() -> None:
+    words = replace(APPLE, tags={"en": ["red fruit", "food"], "zh": ["红色水果"]}, colour="blue", must=True)
+    assert not any("red fruit" in text.lower() or "红色水果" in text for text in many(words, 400))
+
+
 def test_own_colour_is_named_now_and_then() -> None:
     banana = replace(UNTAGGED, colour="yellow")
     share = sum("yellow" in text or "黄" in text for text in many(banana)) / 400
@@ -80,14 +88,121 @@ def test_article_fits_the_thing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("owl", "an owl"),
+        ("unicorn", "a unicorn"),
+        ("grapes", "grapes"),
+        ("cactus", "a cactus"),
+        ("women with bunny ears", "women with bunny ears"),
+        ("woman with headscarf", "a woman with headscarf"),
+        ("Santa Claus", "Santa Claus"),
+        ("flag of Japan", "the flag of Japan"),
+        ("bread", "bread"),
+        ("woman running", "a woman running"),
+        ("OK button", "an OK button"),
+        ("FREE button", "a FREE button"),
+        ("A button (blood type)", "an A button (blood type)"),
+        ("two hearts", "two hearts"),
+    ],
+)
+def test_article_fits_plurals_and_names(words: str, said: str) -> None:
+    assert with_article(words) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("猫", "只"),
+        ("红心", "颗"),
+        ("女消防员", "位"),
+        ("日本国旗", "面"),
+        ("热带鱼", "条"),
+        ("担心", "个"),
+        ("汽车", "辆"),
+    ],
+)
+def test_measure_word_fits_the_thing(words: str, said: str) -> None:
+    assert measure(words) == said
+
+
+def test_english_and_chinese_have_the_same_breadth() -> None:
+    """Many wordings, and as many long sentences with settings and moods."""
+    for lang in ("en", "zh"):
+        rng = random.Random(0)
+        texts = [caption_in(lang, UNTAGGED, rng) for _ in range(1000)]
+        long = sum(len(text) > (45 if lang == "en" else 15) for text in texts) / len(texts)
+        assert len(set(texts)) > 500, lang
+        assert 0.25 < long < 0.7, (lang, long)
+
+
+def test_wording_of_the_unseen_test_is_in_no_caption() -> None:
+    texts = many(APPLE, 4000) + many(UNTAGGED, 4000)
+    assert not any(re.search(r"white background|白色背景|可爱|\bcute\b", text) for text in texts)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_captions_of_a_picture_are_distinct_and_begin_with_the_plain_label(lang: str) -> None:
+    texts = captions_in(lang, APPLE, 24, random.Random(1))
+    assert texts[0] == APPLE.labels[lang]
+    assert len(texts) == len(set(texts)) == 24
+    green = captions_in(lang, replace(APPLE, colour="green", must=True), 24, random.Random(1))
+    assert green[0] == {"en": "green apple", "zh": "绿色苹果"}[lang]
+
+
+def test_forbidden_captions_are_drawn_again() -> None:
+    texts = captions_in("en", APPLE, 24, random.Random(1), lambda text: "photo" not in text.lower())
+    assert len(texts) == 24
+    assert not any("photo" in text.lower() for text in texts)
+
+
+def test_language_without_templates_has_label_and_keywords_and_no_recoloured_captions() -> None:
+    words = Words({"en": "cat", "ja": "ネコ"}, {"en": [], "ja": ["動物", "ペット"]}, "blue", must=False)
+    assert "ネコ" in captions_in("ja", words, 24, random.Random(0))[0]
+    assert captions_in("ja", replace(words, must=True), 24, random.Random(0)) == []
+
+
+def test_chinese_name_loses_a_colour_only_where_the_english_one_has_it() -> None:
+    cucumber = Words({"en": "cucumber", "zh": "黄瓜"}, {"en": [], "zh": []}, "purple", must=True)
+    assert captions_in("zh", cucumber, 1, random.Random(0)) == ["紫色黄瓜"]
+
+
+@pytest.mark.parametrize(
     ("label", "lang", "clean"),
     [
         ("flag: Japan", "en", "flag of Japan"),
+        ("flag: Bahamas", "en", "flag of the Bahamas"),
         ("旗: 日本", "zh", "日本国旗"),
+        ("旗: 库克群岛", "zh", "库克群岛旗"),
         ("red heart", "en", "red heart"),
         ("猫", "zh", "猫"),
-        ("keycap: 1", "en", "keycap: 1"),
+        ("keycap: 1", "en", "keycap 1"),
+        ("man: curly hair", "en", "man with curly hair"),
+        ("woman: bald", "en", "bald woman"),
+        ("family: man, woman, boy, boy", "en", "family of a man, a woman and two boys"),
+        ("家庭: 女人女人男孩", "zh", "两个女人和男孩的家庭"),
+        ("woman’s boot", "en", "woman's boot"),
+        ("旗: 日本", "ja", "旗 日本"),
     ],
 )
 def test_label_is_said_as_a_person_would(label: str, lang: str, clean: str) -> None:
     assert clean_label(label, lang) == clean
+
+
+@pytest.mark.parametrize(
+    ("label", "english", "said"),
+    [
+        ("哭", "crying face", "哭的脸"),
+        ("猫脸", "cat face", "猫脸"),
+        ("女生举重", "woman lifting weights", "举重的女生"),
+        ("皱眉男", "man frowning", "皱眉的男人"),
+        ("火箭", "rocket", "火箭"),
+    ],
+)
+def test_chinese_verbs_become_things(label: str, english: str, said: str) -> None:
+    assert chinese_phrase(label, english) == said
+
+
+def test_keywords_without_slang_codes_and_colours() -> None:
+    assert clean_tags(["JP", "af", "143", "xoxo", "heart", "red", "lol"], "en") == ["heart"]
+    assert clean_tags(["红色", "心", "OK手势", "100"], "zh") == ["心"]
