@@ -32,16 +32,20 @@ class Augmentation:
 
 
 def draw(seed: int, samples: Tensor, count: int = DRAWS) -> Tensor:
-    """(n, count) standard normals, cut at two deviations; a sample's depend on seed and its number alone."""
+    """(n, count) standard normals; a sample's depend on seed and its number alone."""
     rows = [
         torch.randn(count, generator=torch.Generator().manual_seed(derive_seed(seed, "augment", number)))
         for number in samples.tolist()
     ]
-    return torch.stack(rows).clamp_(-2, 2)
+    return torch.stack(rows)
 
 
 def augment(images: Tensor, draws: Tensor, strength: Augmentation) -> Tensor:
-    """Images (n, 3, h, w) in [-1, 1] and draws (n, 7) -> images; the border goes on where the picture moved away."""
+    """Images (n, 3, h, w) in [-1, 1] and draws (n, 7) -> images; the border goes on where the picture moved away.
+
+    Draws are cut at two deviations, so that no picture leaves its frame.
+    """
+    draws = draws.clamp(-2, 2)
     across, down = (draws[:, index] * 2 * strength.shift for index in (0, 1))
     size = torch.exp(-draws[:, 2] * strength.scale)
     angle = draws[:, 3] * math.radians(strength.turn)

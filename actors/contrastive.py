@@ -9,8 +9,6 @@ of the scaled similarities of picture i to all words, and P(i) its positives,
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,26 +24,6 @@ def contrastive_loss(images: Tensor, words: Tensor, positive: Tensor, scale: Ten
     """
     logits = scale * F.normalize(images, dim=1) @ F.normalize(words, dim=1).T
     return 0.5 * (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive.T))
-
-
-def gather(rows: Tensor) -> Tensor:
-    """The rows of all workers, in order of rank; a gradient flows into this worker's own rows alone.
-
-    Each worker computes the loss of the whole batch. DDP then *averages* the workers' gradients, each of which is the
-    part that came through its own rows: multiply the loss by the number of workers and the average is the gradient of
-    one worker with the whole batch.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.detach().contiguous())
-    parts[dist.get_rank()] = rows
-    return torch.cat(parts)
-
-
-def workers() -> int:
-    """Number of training workers; 1 outside of a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPModel
 
 from actors.augment import Augmentation, augment, draw
-from actors.contrastive import contrastive_loss, gather, workers
+from actors.contrastive import contrastive_loss
+from actors.distributed import gather, workers, wrapped
 from actors.image_text import ImageText, pictures_of, words_of
 from actors.training_batch import TrainingBatch, positives, unit_images
 from actors.training_loop import PhasePlan
@@ -72,7 +72,7 @@ class EncoderTrainer:
         self.phases: Sequence[PhasePlan] = (PhasePlan("contrast", schedule.steps, schedule.batch),)
         pad = encoder.tokenizer.pad_token_id
         objective = EncoderObjective(encoder.model, pad, schedule.word_dropout)
-        self._objective: nn.Module = DistributedDataParallel(objective) if workers() > 1 else objective
+        self._objective = wrapped(objective)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The encoder alone."""
@@ -93,7 +93,7 @@ class EncoderTrainer:
         self._optimiser = torch.optim.AdamW(groups, lr=self._schedule.rate, betas=(0.9, 0.98), eps=1e-6)
         return {"encoder": self._optimiser}
 
-    def step(self, phase: str, batch: TrainingBatch) -> Mapping[str, Tensor]:
+    def step(self, phase: str, number: int, batch: TrainingBatch) -> Mapping[str, Tensor]:
         """One step over the batches of all workers."""
         draws = draw(self._seed, batch.sample).to(batch.image.device)
         images = augment(unit_images(batch.image), draws, self._strength)
@@ -111,6 +111,10 @@ class EncoderTrainer:
             "scale": self.encoder.model.logit_scale.detach().exp().clamp(max=_MAX_SCALE),
             "chance": torch.tensor(math.log(len(batch.sample) * workers())),
         }
+
+    def collapsed(self, phase: str, values: Mapping[str, float]) -> str | None:
+        """Nothing here can collapse but to chance, which is seen in the log."""
+        return None
 
 
 def _uniform(seed: int, batch: TrainingBatch) -> Tensor:

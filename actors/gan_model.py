@@ -27,7 +27,6 @@ from actors.networks import GanConfig, GanGenerator
 
 FORMAT = "promptmill-gan"
 FORMAT_VERSION = 1
-MAX_TOKENS = 48
 
 
 @dataclass
@@ -39,13 +38,13 @@ class GanModel:
     tokenizer: PreTrainedTokenizerFast
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """Condition vectors of some texts, shape (n, text_dim), float32; words beyond 48 tokens are cut off."""
+        """Condition vectors of some texts, (n, text_dim) float32; words beyond the tower's tokens are cut off."""
         # A prompt is a stranger's text: "</s>" in it is four characters, not the end of the words.
         encoded = self.tokenizer(
             list(texts),
             padding=True,
             truncation=True,
-            max_length=MAX_TOKENS,
+            max_length=self.text_encoder.config.max_position_embeddings,
             split_special_tokens=True,
             return_tensors="pt",
         ).to(self.text_encoder.device)
@@ -106,7 +105,7 @@ def load_gan(directory: Path) -> GanModel:
 def _one_model(directory: Path) -> Path:
     if (directory / "config.json").is_file():
         return directory
-    found = sorted(path.parent for path in directory.glob("*/config.json"))
+    found = sorted(path.parent for path in directory.glob("*/generator.safetensors"))
     if len(found) != 1:
         raise UserError(
             f"'{directory}' holds no GAN (config.json and generator.safetensors); mend generate.model"

@@ -1,263 +1,264 @@
-"""Trains the text-conditional GAN in three phases on one machine; Ray Train takes over this loop's steps later.
+"""Trains the text-conditional GAN; up to three phases, each left out where its steps are 0.
 
-1. *autoencoder*: an encoder and G's decoder learn to reproduce the pictures; the latents are then standardised.
-2. *regression*: text encoder and G's stem learn words + noise -> latent; of k noises the best one is taught, so that
-   words that fit many pictures spread over them by z instead of meeting in their mean (IMLE, Li & Malik, 2018).
-3. *adversarial*: G and D play R3GAN's game (`actors.objective`) with the reconstruction beside it.
+1. *autoencoder*: an encoder and G's upper half learn to reproduce the pictures.
+2. *regression*: words + noise -> the latent of a picture; of k noises the nearest is taught, so that words that fit
+   many pictures spread over them by z instead of meeting in their mean (IMLE, Li & Malik, 2018). The text tower learns
+   too.
+3. *adversarial*: G and D play R3GAN's game (`actors.objective`).
 
-Each step's random numbers come from (seed, phase, step), so a resumed run is the undisturbed one, bit for bit.
+Phases 1 and 2 are a warm start for small machines and small sets; on GPUs the third alone is R3GAN's recipe. The first
+numbers of z are the changes made to the training picture (`actors.augment`): z moves, scales and tints what is drawn.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from torch.optim import AdamW, Optimizer
+from transformers import CLIPTextModel
 
-from actors.checkpoints import load_checkpoint, save_checkpoint
-from actors.errors import JobError
-from actors.gan_model import MAX_TOKENS, GanModel
+from actors.augment import DRAWS, Augmentation, augment, draw
+from actors.damage import damage
+from actors.distributed import gather, mean_of_workers, rank, unsynced, wrapped
+from actors.gan_model import GanModel
+from actors.gan_phases import Judge, Play, Regress, Reproduce, Weights, nearest_noise, wrong_words
+from actors.gan_schedule import GanSchedule
+from actors.image_text import ImageText, pictures_of, pooled_words, resample, words_of
 from actors.networks import Discriminator, Encoder, GanConfig, GanGenerator
-from actors.objective import critic_loss, generator_loss, reconstruction_loss
-from actors.seeds import derive_seed
+from actors.training_batch import TrainingBatch, positives, unit_images
+from actors.training_loop import PhasePlan
 
-PHASES = ("autoencoder", "regression", "adversarial")
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How long and how hard. Rates are peaks of a cosine schedule with a short warm-up."""
-
-    steps: tuple[int, int, int] = (1700, 1600, 400)
-    batch: tuple[int, int, int] = (32, 256, 32)
-    rate: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
-    noises: int = 4
-    gamma: float = 2.0
-    lazy: int = 4
-    match: float = 0.5
-    adversarial: float = 0.05
-    ema: float = 0.995
-    seed: int = 0
-    checkpoint_every: int = 200
-
-
-class Pictures(Protocol):
-    """The training set as the trainer sees it."""
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        ...
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices of ``count`` pictures, drawn with the set's own weights; int64."""
-        ...
-
-    def images(self, indices: Tensor) -> Tensor:
-        """Pictures (n, 3, r, r), float32 in [-1, 1]."""
-        ...
-
-    def caption(self, index: int, rng: random.Random) -> str:
-        """One of the wordings of a picture."""
-        ...
+_QUIET = 5
+"""Logged values in a row that must look collapsed before training stops."""
 
 
 class GanTrainer:
-    """All state of a training run.
+    """See `actors.training_loop.Trainee`.
 
     Args:
-        pictures: the training set.
-        tokenizer: trained on its captions.
-        networks: sizes.
-        settings: schedule.
-        directory: where checkpoints go; a run that finds some goes on from the last.
-        log: takes (phase, step, values) every few steps.
-        start: a trained model to go on from, of the same sizes; its decoder stays as it is in the first phase, which
-            then only learns the encoder that inverts it.
+        encoder: the image-text encoder, on its device; it stays as it is. G's text tower starts as a copy of its own.
+        networks: sizes; ``text_dim`` is the width of the encoder's text tower.
+        schedule: how long and how hard.
+        strength: changes of the pictures.
+        seed: of the run; the networks' weights come from torch's global generator.
+        device: where the networks go.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
-        tokenizer: PreTrainedTokenizerFast,
+        encoder: ImageText,
         networks: GanConfig,
-        settings: TrainSettings,
-        directory: Path,
-        log: Callable[[str, int, dict[str, float]], None],
-        start: GanModel | None = None,
+        schedule: GanSchedule,
+        strength: Augmentation,
+        seed: int,
+        device: torch.device,
     ) -> None:
-        torch.manual_seed(derive_seed(settings.seed, "weights") % 2**63)
-        self._pictures, self._tokenizer, self._settings = pictures, tokenizer, settings
-        self._directory, self._log, self._config = directory, log, networks
-        self.encoder = Encoder(networks, networks.latent_channels)
-        self.generator = GanGenerator(networks)
-        self.critic = Discriminator(networks)
-        self.text = CLIPTextModel(text_config(tokenizer, networks.text_dim))
-        self._continues = start is not None
-        if start is not None:
-            self.generator.load_state_dict(start.generator.state_dict())
-            self.text.load_state_dict(start.text_encoder.state_dict())
-        for module in (self.encoder, self.generator, self.critic):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder, self._schedule, self._strength, self._seed = encoder, schedule, strength, seed
+        self._device, self._phase, self._quiet = device, "", 0
+        encoder.model.requires_grad_(False).eval()
+        self._pad: int = encoder.tokenizer.pad_token_id
+        self.phases: Sequence[PhasePlan] = schedule.plans()
+        self.coder = Encoder(networks, networks.latent_channels)
+        self.generator, self.critic = GanGenerator(networks), Discriminator(networks)
+        self.text = CLIPTextModel(encoder.model.config.text_config)
+        self.text.load_state_dict(encoder.model.text_model.state_dict())
         self.average = copy.deepcopy(self.generator)
-        self._latents = torch.empty(0)
+        for module in (self.coder, self.generator, self.critic, self.average):
+            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.text.to(device)
+        if schedule.compile:
+            # Not D: compiled functions cannot be differentiated twice, as the penalties ask.
+            self.coder.compile()
+            self.generator.stem.compile()
+            self.generator.decoder.compile()
 
-    def run(self) -> GanModel:
-        """Trains all phases, or what a checkpoint leaves of them, and returns the model with the averaged generator.
+    def model(self) -> GanModel:
+        """What has been trained so far, as one renders with it: the moving average where there is one."""
+        generator = self.average if self._phase == "adversarial" else self.generator
+        return GanModel(generator, self.text, self.encoder.tokenizer)
 
-        Raises:
-            JobError: the loss is not finite; the last checkpoint is still good.
-        """
-        settings = self._settings
-        self.text.train()
-        for number, (phase, step) in enumerate(zip(PHASES, (self._paint, self._regress, self._play), strict=True)):
-            optimisers = self._optimisers(phase, settings.rate[number])
-            modules = {**self._modules(), "average": self.average}
-            begun = load_checkpoint(self._directory, phase, modules, optimisers)
-            if phase != "autoencoder":
-                self._standardise(fit=phase == "regression" and begun == 0 and not self._continues)
-            if phase == "adversarial" and begun == 0:
-                self.average.load_state_dict(self.generator.state_dict())
-            self.generator.decoder.requires_grad_(not (self._continues and phase == "autoencoder"))
-            total = settings.steps[number]
-            for index in range(begun, total):
-                scale = min(1.0, (index + 1) / 100) * 0.5 * (1 + math.cos(math.pi * index / total)) + 0.01
-                for optimiser in optimisers:
-                    for group in optimiser.param_groups:
-                        group["lr"] = group["initial_lr"] * scale
-                seed = derive_seed(settings.seed, phase, index)
-                torch.manual_seed(seed)
-                values = step(optimisers, index, torch.Generator().manual_seed(seed), random.Random(seed))
-                if not all(math.isfinite(value) for value in values.values()):
-                    raise JobError(f"training diverged in phase {phase} at step {index}; the last checkpoint is good")
-                if index % 50 == 0 or index == total - 1:
-                    self._log(phase, index, values)
-                if (index + 1) % settings.checkpoint_every == 0 or index == total - 1:
-                    save_checkpoint(self._directory, phase, index + 1, modules, optimisers)
-        return GanModel(self.average.eval(), self.text.eval(), self._tokenizer)
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Two generators (the second is the moving average), D, the autoencoder's encoder, and G's text tower."""
+        return {
+            "generator": self.generator, "average": self.average, "critic": self.critic, "coder": self.coder,
+            "text": self.text,
+        }  # fmt: skip
 
-    def _paint(
-        self, optimisers: Sequence[torch.optim.Optimizer], index: int, draw: torch.Generator, rng: random.Random
-    ) -> dict[str, float]:
-        real = self._images(self._pictures.sample(self._settings.batch[0], draw))
-        latent = self.encoder(real)
-        # A little noise keeps neighbouring latents decodable: the stem will never hit one exactly.
-        painted = self.generator.decoder(latent + 0.05 * torch.randn_like(latent))
-        loss = reconstruction_loss(painted, real).mean() + (painted - real).square().mean()
-        loss = loss + 1e-3 * (latent.square().mean() - 1).clamp(min=0)
-        trained = [
-            module for module in (self.encoder, self.generator.decoder) if next(module.parameters()).requires_grad
-        ]
-        self._descend(optimisers[0], loss, trained)
-        return {"loss": loss.item(), "l1": (painted - real).abs().mean().item()}
+    def begin(self, phase: str) -> Mapping[str, Optimizer]:
+        """See the protocol; only what a phase trains gets gradients."""
+        self._phase, schedule = phase, self._schedule
+        for module in self.modules().values():
+            module.requires_grad_(False)
+        rate = schedule.phase(phase).rate
+        if phase == "autoencoder":
+            self.coder.requires_grad_(True)
+            self.generator.decoder.requires_grad_(True)
+            self._reproduce = wrapped(Reproduce(self.coder, self.generator.decoder))
+            adam = AdamW(_trained(self._reproduce), rate, (0.9, 0.99), weight_decay=1e-4)
+            self._optimisers: Mapping[str, Optimizer] = {"autoencoder": adam}
+            return self._optimisers
+        if phase == "regression":
+            self.generator.stem.requires_grad_(True)
+            self.text.requires_grad_(True)
+            self._regress = wrapped(Regress(self.generator, self.text, self._pad))
+            # Epsilon as for the encoder: see `actors.encoder_trainer`.
+            adam = AdamW(_trained(self._regress), rate, (0.9, 0.98), eps=1e-6, weight_decay=0.01)
+            self._optimisers = {"stem": adam}
+            return self._optimisers
+        weights = Weights(schedule.adversarial, schedule.reconstruction, schedule.similarity)
+        self.generator.requires_grad_(True)
+        self.critic.requires_grad_(True)
+        self._play = wrapped(
+            Play(self.generator, self.critic, weights, self._seen if schedule.similarity > 0 else None)
+        )
+        self._judge = wrapped(Judge(self.critic, schedule.match))
+        self._optimisers = {
+            "generator": AdamW(_trained(self._play), rate, (0.0, 0.99), weight_decay=0.0),
+            "critic": AdamW(_trained(self._judge), schedule.critic_rate, (0.0, 0.99), weight_decay=0.0),
+        }
+        return self._optimisers
 
-    def _regress(
-        self, optimisers: Sequence[torch.optim.Optimizer], index: int, draw: torch.Generator, rng: random.Random
-    ) -> dict[str, float]:
-        picked = self._pictures.sample(self._settings.batch[1], draw)
-        words = self._words(picked, rng)
-        wanted = self._latents[picked]
-        noise = self._best_noise(words, wanted)
-        loss = (self.generator.latent(noise, words) - wanted).square().mean()
-        self._descend(optimisers[0], loss, [self.text, self.generator.stem])
-        return {"loss": loss.item()}
+    def step(self, phase: str, number: int, batch: TrainingBatch) -> Mapping[str, Tensor]:
+        """One step of a phase."""
+        draws = draw(self._seed, batch.sample).to(self._device)
+        real = augment(unit_images(batch.image), draws, self._strength)
+        if phase == "autoencoder":
+            return self._step_autoencoder(number, batch, real)
+        if phase == "regression":
+            noises = self._noises(batch, draws, self._schedule.noises)
+            calls = self._split((batch.tokens, *noises, self._wanted(real)))
+            packed = [(tokens, torch.stack(some), wanted) for tokens, *some, wanted in calls]
+            loss, told, _ = self._descend(self._regress, "stem", packed, 1.0)
+            return {"loss": loss, **told}
+        return self._step_adversarial(number, batch, real, draws)
 
-    def _play(
-        self, optimisers: Sequence[torch.optim.Optimizer], index: int, draw: torch.Generator, rng: random.Random
-    ) -> dict[str, float]:
-        settings = self._settings
-        picked = self._pictures.sample(settings.batch[2], draw)
-        real = self._images(picked)
+    def collapsed(self, phase: str, values: Mapping[str, float]) -> str | None:
+        """A D without any doubt teaches G nothing; a G that draws one picture has learned nothing."""
+        if phase != "adversarial" or "loss_d" not in values:
+            return None
+        certain = values["accuracy"] == 1 and values["logit_real"] - values["logit_fake"] > 20
+        self._quiet = self._quiet + 1 if certain or values["spread"] < 1e-3 else 0
+        if self._quiet < _QUIET:
+            return None
+        if certain:
+            return "the discriminator tells every fake from its real picture beyond doubt; raise adversarial.gamma"
+        return "the generator draws the same picture for all words; lower the rates or raise adversarial.gamma"
+
+    def _step_autoencoder(self, number: int, batch: TrainingBatch, real: Tensor) -> Mapping[str, Tensor]:
+        config = self.generator.config
+        normals = draw(self._seed + 2, batch.sample, config.latent_channels * 64)
+        normals = normals.view(-1, config.latent_channels, 8, 8).to(self._device)
+        loss, told, _ = self._descend(self._reproduce, "autoencoder", self._split((real, normals)), 1.0)
+        mean, square = mean_of_workers(told.pop("mean")), mean_of_workers(told.pop("square"))
+        keep = min(0.99, number / (number + 1))
+        shape, spread = (1, -1, 1, 1), (square - mean.square()).clamp(min=1e-8).sqrt()
+        self.generator.shift.lerp_(mean.view(shape), 1 - keep)
+        self.generator.scale.lerp_(spread.view(shape), 1 - keep)
+        return {"loss": loss, **told}
+
+    def _step_adversarial(self, number: int, batch: TrainingBatch, real: Tensor, draws: Tensor) -> Mapping[str, Tensor]:
+        schedule = self._schedule
+        if number == 0:
+            self.average.load_state_dict(self.generator.state_dict())
+        mask = (batch.tokens != self._pad).long()
         with torch.no_grad():
-            words = self._words(picked, rng)
-            noise = self._best_noise(words, self._latents[picked])
-        fake = self.generator(noise, words)
-        # Lazy regularisation: the penalties' double backward every few steps, as much stronger.
-        gamma = settings.gamma * settings.lazy if index % settings.lazy == 0 else 0.0
-        loss_d = critic_loss(self.critic, real, fake, words, words.roll(1, dims=0), gamma=gamma, match=settings.match)
-        self._descend(optimisers[1], loss_d, [self.critic])
-        game = generator_loss(self.critic, real, fake, words)
-        rebuilt = reconstruction_loss(fake, real).mean()
-        self._descend(optimisers[0], settings.adversarial * game + rebuilt, [self.generator])
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-                mean.lerp_(value, 1 - settings.ema)
-        return {"loss_d": loss_d.item(), "loss_g": game.item(), "rebuilt": rebuilt.item()}
+            words = pooled_words(self.text, batch.tokens, mask)
+            meaning = words_of(self.encoder.model, batch.tokens, mask) if schedule.similarity > 0 else None
+            true = positives(gather(batch.caption), batch.own)
+            others, distinct = wrong_words(gather(words), true, rank() * len(words))
+        noise = self._noises(batch, draws, schedule.noises if schedule.warm else 1)
+        chosen = noise[0]
+        if schedule.warm:
+            chosen = nearest_noise(lambda z: self.generator.latent(z, words), noise, self._wanted(real))
+        task = self.generator.config.task
+        given = None if task == "words" else damage(task, real, self._seed + 4, batch.sample)
+        self.critic.requires_grad_(False)
+        loss_g, told, fakes = self._descend(self._play, "generator", self._split((real, chosen, words, meaning, given)))
+        self.critic.requires_grad_(True)
+        self._follow(number)
+        values = {"loss": loss_g, **told}
+        if schedule.adversarial > 0:
+            # Lazy regularisation: the penalties' double backward every few steps, as much stronger.
+            gamma = schedule.penalty(number) * schedule.lazy if number % schedule.lazy == 0 else 0.0
+            calls = [(*call, gamma) for call in self._split((real, torch.cat(fakes), words, others, distinct))]
+            _, judged, _ = self._descend(self._judge, "critic", calls)
+            values |= {**judged, "grad_norm_g": values.pop("grad_norm"), "grad_norm_d": judged["grad_norm"]}
+            values.pop("grad_norm")
+        values["ema_distance"] = self._distance()
+        return values
 
-    def _best_noise(self, words: Tensor, wanted: Tensor) -> Tensor:
-        """Of k noises for each row the one whose latent is nearest to the wanted one; (n, noise_dim)."""
-        count = len(words)
-        with torch.no_grad():
-            noises = torch.randn(self._settings.noises, count, self._config.noise_dim)
-            errors = [(self.generator.latent(n, words) - wanted).square().flatten(1).mean(dim=1) for n in noises]
-            best = torch.stack(errors).argmin(dim=0)
-            return noises[best, torch.arange(count)]
+    def _descend(
+        self, objective: nn.Module, name: str, calls: list[tuple[Any, ...]], clip: float = math.inf
+    ) -> tuple[Tensor, dict[str, Tensor], list[Any]]:
+        """One step of an optimiser over micro-batches; returns loss, values, and what else the objective gave."""
+        optimiser = self._optimisers[name]
+        optimiser.zero_grad(set_to_none=True)
+        total, extra = torch.zeros((), device=self._device), []
+        told: dict[str, Tensor] = {}
+        for place, call in enumerate(calls, 1):
+            with torch.enable_grad():
+                if place < len(calls):
+                    with unsynced(objective):
+                        loss, values, *rest = self._forward(objective, call, len(calls))
+                else:
+                    loss, values, *rest = self._forward(objective, call, len(calls))
+            total += loss
+            told = {key: value / len(calls) + told.get(key, 0.0) for key, value in values.items()}
+            extra += rest
+        parameters = [value for group in optimiser.param_groups for value in group["params"]]
+        told["grad_norm"] = nn.utils.clip_grad_norm_(parameters, clip)
+        optimiser.step()
+        return total, told, extra
 
-    def _words(self, picked: Tensor, rng: random.Random) -> Tensor:
-        captions = [self._pictures.caption(index, rng) for index in picked.tolist()]
-        encoded = self._tokenizer(captions, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        pooled: Tensor = self.text(**encoded).pooler_output
-        return pooled
+    def _forward(self, objective: nn.Module, call: tuple[Any, ...], parts: int) -> tuple[Any, ...]:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._schedule.mixed):
+            loss, *rest = objective(*call)
+        (loss / parts).backward()
+        return loss.detach() / parts, *rest
 
-    def _images(self, picked: Tensor) -> Tensor:
-        return self._pictures.images(picked).contiguous(memory_format=torch.channels_last)
+    def _split(self, values: tuple[Tensor | None, ...]) -> list[tuple[Any, ...]]:
+        parts = self._schedule.accumulate
+        split = [[None] * parts if value is None else value.tensor_split(parts) for value in values]
+        return list(zip(*split, strict=True))
+
+    def _noises(self, batch: TrainingBatch, draws: Tensor, count: int) -> Tensor:
+        """(k, n, noise_dim), by sample number; each begins with the draws that changed the picture."""
+        width = self.generator.config.noise_dim
+        normals = draw(self._seed + 3, batch.sample, count * width).view(-1, count, width)
+        noise = normals.transpose(0, 1).to(self._device)
+        shared = min(DRAWS, width)
+        noise[:, :, :shared] = draws[:, :shared]
+        return noise
 
     @torch.no_grad()
-    def _standardise(self, *, fit: bool) -> None:
-        """Encodes all pictures; ``fit`` also sets the scale by which G undoes the standardisation."""
-        rows = torch.arange(len(self._pictures)).split(128)
-        latents = torch.cat([self.encoder(self._images(part)) for part in rows])
-        if fit:
-            self.generator.shift.copy_(latents.mean(dim=(0, 2, 3), keepdim=True))
-            self.generator.scale.copy_(latents.std(dim=(0, 2, 3), keepdim=True))
-        self._latents = (latents - self.generator.shift) / self.generator.scale
+    def _wanted(self, real: Tensor) -> Tensor:
+        wanted: Tensor = (self.coder(real) - self.generator.shift) / self.generator.scale
+        return wanted
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder, "generator": self.generator, "critic": self.critic, "text": self.text}
+    def _seen(self, images: Tensor) -> Tensor:
+        side = self.encoder.model.config.vision_config.image_size
+        return pictures_of(self.encoder.model, resample(images, side))
 
-    def _optimisers(self, phase: str, rate: float) -> list[torch.optim.Optimizer]:
-        def adam(
-            modules: Sequence[nn.Module], rate: float, betas: tuple[float, float], decay: float
-        ) -> torch.optim.AdamW:
-            parameters = [p for module in modules for p in module.parameters()]
-            optimiser = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay)
-            for group in optimiser.param_groups:
-                group["initial_lr"] = rate
-            return optimiser
+    @torch.no_grad()
+    def _follow(self, number: int) -> None:
+        keep = min(self._schedule.ema, (number + 1) / (number + 10))
+        for mean, value in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(value, 1 - keep)
 
-        if phase == "autoencoder":
-            decoder = [] if self._continues else [self.generator.decoder]
-            return [adam([self.encoder, *decoder], rate, (0.9, 0.99), 1e-4)]
-        if phase == "regression":
-            return [adam([self.text, self.generator.stem], rate, (0.9, 0.98), 0.01)]
-        return [adam([self.generator], rate, (0.0, 0.99), 0.0), adam([self.critic], 2 * rate, (0.0, 0.99), 0.0)]
-
-    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, modules: Sequence[nn.Module]) -> None:
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for m in modules for p in m.parameters()], 1.0)
-        optimiser.step()
+    @torch.no_grad()
+    def _distance(self) -> Tensor:
+        """How far G is from its moving average, as a part of its own length."""
+        pairs = list(zip(self.average.parameters(), self.generator.parameters(), strict=True))
+        apart = torch.stack([(mean - value).square().sum() for mean, value in pairs]).sum()
+        whole = torch.stack([value.square().sum() for _, value in pairs]).sum()
+        distance: Tensor = torch.sqrt(apart / whole)
+        return distance
 
 
-def text_config(tokenizer: PreTrainedTokenizerFast, width: int) -> CLIPTextConfig:
-    """The text encoder's configuration: three layers, heads of 48, the tokenizer's special tokens."""
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=width * 8 // 3,
-        num_hidden_layers=3,
-        num_attention_heads=max(1, width // 48),
-        max_position_embeddings=MAX_TOKENS,
-        projection_dim=width,
-        hidden_act="gelu",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def _trained(objective: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in objective.parameters() if parameter.requires_grad]

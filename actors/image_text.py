@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -21,6 +21,7 @@ from actors.errors import UserError
 
 _HEAD = 48
 """Width of an attention head."""
+_LENGTH_GROUPS = 4
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,37 @@ class ImageText:
 
 def words_of(model: CLIPModel, tokens: Tensor, mask: Tensor) -> Tensor:
     """Tokens (n, t) and their mask -> (n, embedding), of length one."""
-    pooled = model.text_model(input_ids=tokens, attention_mask=mask).pooler_output
-    return torch.nn.functional.normalize(model.text_projection(pooled), dim=1)
+    return torch.nn.functional.normalize(model.text_projection(pooled_words(model.text_model, tokens, mask)), dim=1)
+
+
+def pooled_words(tower: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Tokens (n, t) and their mask through a text tower -> (n, width).
+
+    Texts of like length go together, without the padding that the longest of all would ask for: most captions are a few
+    words, some are a sentence, and a tower spends as much on padding as on words. The tower is causal, so what is cut
+    off at the end changes nothing.
+    """
+    ends = tokens.shape[1] - mask.flip(1).argmax(dim=1)
+    order = ends.argsort(stable=True)
+    pooled = [
+        tower(input_ids=tokens[part, :longest], attention_mask=mask[part, :longest]).pooler_output
+        for part in order.tensor_split(min(_LENGTH_GROUPS, len(order)))
+        for longest in [int(ends[part[-1]])]
+    ]
+    return torch.cat(pooled)[order.argsort()]
 
 
 def pictures_of(model: CLIPModel, images: Tensor) -> Tensor:
     """Images (n, 3, r, r) in [-1, 1] -> (n, embedding), of length one."""
     pooled = model.vision_model(pixel_values=images).pooler_output
     return torch.nn.functional.normalize(model.visual_projection(pooled), dim=1)
+
+
+def resample(images: Tensor, side: int) -> Tensor:
+    """Images (n, 3, r, r) at another side in pixels; anti-aliased, as smaller pictures must be (clean-fid)."""
+    if images.shape[-1] == side:
+        return images
+    return nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def build_image_text(tokenizer: PreTrainedTokenizerFast, sizes: EncoderSizes) -> ImageText:

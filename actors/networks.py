@@ -13,12 +13,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_GAIN = math.sqrt(2)
+Task = Literal["words", "inpainting", "restoration"]
+"""What G is given beside words and noise: nothing, a picture with a hole and its mask, or a damaged picture."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class GanConfig:
     stem_width: int = 896
     stem_blocks: int = 2
     widths: tuple[int, ...] = (128, 80, 56)
+    task: Task = "words"
 
     @property
     def resolution(self) -> int:
@@ -73,10 +76,14 @@ class Decoder(nn.Module):
         layers += [nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """See the class."""
-        result: Tensor = self.layers(latent)
-        return result
+    def forward(self, latent: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
+        """See the class. ``given`` are features to add at 8x8, 16x16 ... (`GivenPicture`), or none."""
+        x, waiting = latent, list(given)
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if waiting and (number == 0 or isinstance(layer, nn.PixelShuffle)):
+                x = x + waiting.pop(0)
+        return x
 
 
 class Encoder(nn.Module):
@@ -96,6 +103,29 @@ class Encoder(nn.Module):
         """(n, 3, r, r) -> (n, out_channels, 8, 8)."""
         result: Tensor = self.layers(image)
         return result
+
+
+class GivenPicture(nn.Module):
+    """A picture to go on from, and its mask (n, 4, r, r) -> features for the decoder at 8x8, 16x16 ... r/2 (U-Net)."""
+
+    def __init__(self, config: GanConfig) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        self.enter = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(16, widths[0], 3, padding=1))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * before, after, 1))
+            for before, after in itertools.pairwise(widths)
+        )
+        self.leave = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
+
+    def forward(self, given: Tensor) -> list[Tensor]:
+        """See the class."""
+        x, found = self.enter(given), []
+        for level, (block, leave) in enumerate(zip(self.blocks, self.leave, strict=True)):
+            x = block(x if level == 0 else self.down[level - 1](x))
+            found.append(leave(x))
+        return found[::-1]
 
 
 class Stem(nn.Module):
@@ -129,26 +159,34 @@ class GanGenerator(nn.Module):
         self.config = config
         self.stem = Stem(config)
         self.decoder = Decoder(config)
+        self.given = GivenPicture(config) if config.task != "words" else None
         self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1))
         self.register_buffer("shift", torch.zeros(1, config.latent_channels, 1, 1))
 
     scale: Tensor
     shift: Tensor
 
-    def forward(self, noise: Tensor, text: Tensor) -> Tensor:
-        """Noise (n, noise_dim), text (n, text_dim) -> images (n, 3, r, r)."""
-        return self.decode(self.latent(noise, text))
+    def forward(self, noise: Tensor, text: Tensor, given: Tensor | None = None) -> Tensor:
+        """Noise (n, noise_dim), text (n, text_dim), given (n, 4, r, r) or None -> images (n, 3, r, r)."""
+        return self.decode(self.latent(noise, text), given)
 
     def latent(self, noise: Tensor, text: Tensor) -> Tensor:
         """The lower half alone: -> standardised latents (n, latent_channels, 8, 8)."""
         result: Tensor = self.stem(text, noise)
         return result
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """The upper half alone: standardised latents -> images."""
+    def decode(self, latent: Tensor, given: Tensor | None = None) -> Tensor:
+        """The upper half alone: standardised latents -> images.
+
+        ``given`` holds RGB, 0 in the holes, and a mask, 1 where pixels are to be made: what is made is added there and
+        nowhere else, so that every other pixel stays what it was. A damaged picture has a mask of ones.
+        """
         latent = (latent * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
-        result: Tensor = self.decoder(latent)
-        return result
+        if self.given is None or given is None:
+            result: Tensor = self.decoder(latent)
+            return result
+        painted: Tensor = self.decoder(latent, self.given(given))
+        return given[:, :3] + given[:, 3:] * painted
 
 
 class Discriminator(nn.Module):
@@ -158,7 +196,8 @@ class Discriminator(nn.Module):
         super().__init__()
         self.backbone = Encoder(config, 32)
         self.features = nn.Linear(32 * 64, feature_dim)
-        self.realness = nn.Linear(feature_dim, 1)
+        # No bias: the relativistic losses see differences alone, and it would drift on rounding.
+        self.realness = nn.Linear(feature_dim, 1, bias=False)
         self.words = nn.Linear(config.text_dim, feature_dim)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:

@@ -8,13 +8,16 @@ x^ = G(z, c), and f(t) = log(1 + exp(-t)):
     matching-aware pairs   L_M = E f( D(x, c) - D(x, c') )      right picture, wrong words (after Reed et al., 2016)
     reconstruction         L_R = E min_k |G(z_k, c) - x|_1      the best of k noises, so that words with many pictures
                                                                 are not averaged (IMLE, Li & Malik, 2018)
+    similarity             L_S = E (1 - cos(e(x^), e(c)))       e: the frozen image-text encoder
 
-D minimises L_D + gamma/2 (R1 + R2) + match * L_M; G minimises adversarial * L_G + L_R.
+D minimises L_D + gamma/2 (R1 + R2) + match * L_M.
+G minimises adversarial * L_G + reconstruction * L_R + similarity * L_S.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,19 +40,42 @@ def gradient_penalty(critic: Critic, images: Tensor, words: Tensor) -> tuple[Ten
     return logits, gradient.square().flatten(1).sum(dim=1)
 
 
+@dataclass(frozen=True)
+class CriticTerms:
+    """What D said of a batch; all of shape (n,). ``r1`` and ``r2`` are zero where penalties were left out."""
+
+    real: Tensor
+    fake: Tensor
+    mismatch: Tensor
+    r1: Tensor
+    r2: Tensor
+
+    def loss(self, gamma: float, match: float, distinct: Tensor | None = None) -> Tensor:
+        """What D minimises; ``distinct`` (n,) is 0 where no wrong words were to be had for L_M."""
+        mismatch = pairing_loss(self.real, self.mismatch)
+        mismatch = mismatch if distinct is None else mismatch * distinct
+        return (pairing_loss(self.real, self.fake) + gamma / 2 * (self.r1 + self.r2) + match * mismatch).mean()
+
+
+def critic_terms(
+    critic: Critic, real: Tensor, fake: Tensor, words: Tensor, other_words: Tensor, *, penalties: bool
+) -> CriticTerms:
+    """Shows D real, fake and mismatched pairs. Without ``penalties`` (lazy steps) R1 and R2 are not computed."""
+    fake = fake.detach()
+    if penalties:
+        on_real, r1 = gradient_penalty(critic, real, words)
+        on_fake, r2 = gradient_penalty(critic, fake, words)
+    else:
+        on_real, on_fake = critic(real, words), critic(fake, words)
+        r1 = r2 = on_real.new_zeros(len(real))
+    return CriticTerms(on_real, on_fake, critic(real, other_words), r1, r2)
+
+
 def critic_loss(
     critic: Critic, real: Tensor, fake: Tensor, words: Tensor, other_words: Tensor, *, gamma: float, match: float
 ) -> Tensor:
     """What D minimises, averaged over the batch. ``gamma`` 0 leaves the penalties out (lazy steps)."""
-    fake = fake.detach()
-    if gamma > 0:
-        on_real, r1 = gradient_penalty(critic, real, words)
-        on_fake, r2 = gradient_penalty(critic, fake, words)
-        penalty = gamma / 2 * (r1 + r2)
-    else:
-        on_real, on_fake, penalty = critic(real, words), critic(fake, words), real.new_zeros(len(real))
-    mismatch = pairing_loss(on_real, critic(real, other_words))
-    return (pairing_loss(on_real, on_fake) + penalty + match * mismatch).mean()
+    return critic_terms(critic, real, fake, words, other_words, penalties=gamma > 0).loss(gamma, match)
 
 
 def generator_loss(critic: Critic, real: Tensor, fake: Tensor, words: Tensor) -> Tensor:
@@ -65,3 +91,8 @@ def reconstruction_loss(fake: Tensor, real: Tensor) -> Tensor:
     across = (error[..., 1:] - error[..., :-1]).abs().flatten(1).mean(dim=1)
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().flatten(1).mean(dim=1)
     return error.abs().flatten(1).mean(dim=1) + 0.5 * (across + down)
+
+
+def similarity_loss(pictures: Tensor, words: Tensor) -> Tensor:
+    """L_S, averaged over the batch, of embeddings (n, d) of length one."""
+    return (1 - (pictures * words).sum(dim=1)).mean()

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from actors.distributed import mean_of_workers
 from actors.seeds import derive_seed
 from actors.training_batch import TrainingBatch
 from actors.training_state import Position, read_modules, read_optimisers
@@ -52,8 +53,12 @@ class Trainee(Protocol):
         """Prepares a phase, from its first step or in the middle of it, and returns its optimisers."""
         ...
 
-    def step(self, phase: str, batch: TrainingBatch) -> Mapping[str, Tensor]:
-        """One step; returns scalars to log, among them ``grad_norm``, which is the same on all workers."""
+    def step(self, phase: str, number: int, batch: TrainingBatch) -> Mapping[str, Tensor]:
+        """Step ``number`` of a phase, from 0; returns scalars to log. Names and shapes are the same on all workers."""
+        ...
+
+    def collapsed(self, phase: str, values: Mapping[str, float]) -> str | None:
+        """Asked whenever values are logged: why going on is of no use, or None. The values are the workers' mean."""
         ...
 
 
@@ -132,7 +137,7 @@ def _phase(
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * phase.rate(step)
         torch.manual_seed(derive_seed(seed, phase.name, step))
-        values = trainee.step(phase.name, batch.to(device))
+        values = trainee.step(phase.name, step, batch.to(device))
         done, last = step + 1, step + 1 == phase.steps
         saving = last or done % hooks.save_every == 0
         logging = last or done % hooks.log_every == 0
@@ -140,10 +145,14 @@ def _phase(
         if not (saving or logging):
             continue
         # Asked here alone: reading a number makes a GPU wait.
-        numbers = {name: float(value) for name, value in values.items()}
+        means = mean_of_workers(torch.stack([value.detach().float() for value in values.values()]))
+        numbers = dict(zip(values, means.tolist(), strict=True))
         if not all(math.isfinite(number) for number in numbers.values()):
             broken = ", ".join(name for name, number in numbers.items() if not math.isfinite(number))
             return f"training diverged in phase {phase.name} at step {done} ({broken} is not finite)"
+        reason = trainee.collapsed(phase.name, numbers) if logging else None
+        if reason is not None:
+            return f"training collapsed in phase {phase.name} at step {done}: {reason}"
         if last or done % hooks.watch_every == 0:
             score = hooks.watch(phase, done)
             numbers |= score

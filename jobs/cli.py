@@ -52,6 +52,16 @@ class TrainEncoderCommand(ConfigCommand):
         return TrainEncoderConfig
 
 
+class TrainGanCommand(ConfigCommand):
+    """The same for train-gan."""
+
+    def config(self) -> Any:
+        """See the base."""
+        from pipeline.gan_config import TrainGanConfig
+
+        return TrainGanConfig
+
+
 ConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="YAML file; without it the defaults")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="options set here")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and the workers' logs")]
@@ -123,6 +133,34 @@ def train_encoder(
     from jobs.train_encoder import run
 
     run(*split(config, overrides), fresh=fresh, address=address, quiet=quiet, debug=debug)
+
+
+@app.command("train-gan", cls=TrainGanCommand)
+def train_gan(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start over: delete the run's checkpoints")] = False,
+    address: Address = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the text-conditional GAN on captioned pictures, or go on from the last checkpoint."""
+    from jobs.train_gan import run
+
+    run(*split(config, overrides), fresh=fresh, address=address, quiet=quiet, debug=debug)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="a run's OUTPUT, or OUTPUT/checkpoints/NAME")],
+    out: Annotated[str, typer.Argument(help="directory or URI of the model")],
+    best: Annotated[bool, typer.Option("--best", help="the checkpoint with the best score, not the newest")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a model directory for generate.model out of a GAN's checkpoint."""
+    from jobs.export import run
+
+    run(checkpoint, out, best=best)
 
 
 def split(config: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -74,7 +75,16 @@ class CheckpointStore:
 
     def latest(self, target: Path) -> SavedCheckpoint | None:
         """Copies the newest whole checkpoint into ``target``, verified byte for byte; None where there is none."""
-        for saved in sorted(self._whole(), key=lambda one: one.order, reverse=True):
+        return self.fetch(target, "newest")
+
+    def fetch(self, target: Path, which: str) -> SavedCheckpoint | None:
+        """The same for the ``newest``, the ``best`` (by score; the newest where none has one), or one by name."""
+        found = sorted(self._whole(), key=lambda one: one.order, reverse=True)
+        if which == "best":
+            found.sort(key=lambda one: -math.inf if one.score is None else one.score, reverse=True)
+        elif which != "newest":
+            found = [one for one in found if one.name.rpartition("/")[2] == which]
+        for saved in found:
             if self._fetch(saved, target):
                 return saved
             self._note(f"the checkpoint '{self._store.public(saved.name)}' is torn; an older one is taken")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from actors.gan_model import GanModel
 from actors.images import to_pixels
@@ -21,27 +21,38 @@ _LABEL = 14
 
 
 @torch.inference_mode()
-def draw_sheet(model: GanModel, captions: Sequence[str], target: Path, pictures: int = 4, columns: int = 4) -> None:
-    """Writes a PNG: each caption above its pictures. Chinese captions need a font that has them, else boxes show."""
-    side = model.generator.config.resolution
+def draw_sheet(model: GanModel, captions: Sequence[str], pictures: int = 4, columns: int = 4) -> Image.Image:
+    """Each caption above its pictures."""
+    made = [picture_row(model, caption, pictures) for caption in captions]
+    return lay_out(captions, made, columns)
+
+
+@torch.inference_mode()
+def picture_row(model: GanModel, caption: str, pictures: int) -> Tensor:
+    """Pictures (k, 3, r, r) of one caption, on the CPU."""
+    config, device = model.generator.config, model.text_encoder.device
+    seeds = [derive_seed(0, "sheet", number) for number in range(pictures)]
+    noise = torch.cat([torch.randn(1, config.noise_dim, generator=image_generator(seed)) for seed in seeds])
+    words = model.embed([caption]).expand(pictures, -1)
+    made: Tensor = model.generator(noise.to(device), words)
+    return made.cpu()
+
+
+def lay_out(captions: Sequence[str], rows: Sequence[Tensor], columns: int) -> Image.Image:
+    """Rows of pictures (k, 3, r, r), each under its caption; Chinese ones need a font that has them, or boxes show."""
+    pictures, side = rows[0].shape[0], rows[0].shape[-1]
     width, height = pictures * side + 8, side + _LABEL + 4
-    rows = -(-len(captions) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    pen = ImageDraw.Draw(sheet)
-    font = _font()
-    for number, caption in enumerate(captions):
+    sheet = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height), "white")
+    pen, font = ImageDraw.Draw(sheet), _font()
+    for number, (caption, row) in enumerate(zip(captions, rows, strict=True)):
         left, top = (number % columns) * width, (number // columns) * height
-        pen.text((left + 2, top), caption, fill="black", font=font)
-        noise = torch.cat(
-            [
-                torch.randn(1, model.generator.config.noise_dim, generator=image_generator(derive_seed(0, "sheet", k)))
-                for k in range(pictures)
-            ]
-        )
-        words = model.embed([caption]).expand(pictures, -1)
-        for k, pixels in enumerate(to_pixels(model.generator(noise, words))):
-            sheet.paste(Image.fromarray(pixels), (left + k * side, top + _LABEL))
-    sheet.save(target, optimize=True)
+        label = caption
+        while len(label) > 4 and pen.textlength(label, font=font) > width - 4:
+            label = label[:-2].rstrip("…") + "…"
+        pen.text((left + 2, top), label, fill="black", font=font)
+        for place, pixels in enumerate(to_pixels(row)):
+            sheet.paste(Image.fromarray(pixels), (left + place * side, top + _LABEL))
+    return sheet
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

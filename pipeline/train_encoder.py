@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from actors.encoder_trainer import EncoderSchedule, EncoderTrainer
-from actors.errors import UserError
 from actors.image_text import EncoderSizes, build_image_text
 from actors.seeds import derive_seed
 from actors.training_loop import PhasePlan, Trainee, Values
 from pipeline.caption_tokenizer import train_tokenizer
-from pipeline.captioned import CaptionedTable, open_captioned
+from pipeline.captioned import open_captioned
 from pipeline.cluster import connected
 from pipeline.config import Section, option
-from pipeline.sample_order import SampleOrder
-from pipeline.sample_stream import SampleReader
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
 from pipeline.train_job import TrainingTask, open_output, run_training
+from pipeline.train_log import TrainLog
+from pipeline.train_record import begin_run
 from pipeline.train_settings import TrainingConfig
-
-_RUN = "run.json"
 
 
 class EncoderNetworks(Section):
@@ -65,7 +60,6 @@ class EncoderTask(TrainingTask):
     """See `pipeline.train_job.TrainingTask`."""
 
     config: TrainEncoderConfig
-    table: CaptionedTable
     tokenizer: PreTrainedTokenizerFast
 
     def build(self, device: torch.device) -> EncoderTrainer:
@@ -78,22 +72,11 @@ class EncoderTask(TrainingTask):
         schedule = EncoderSchedule(**self.config.schedule.model_dump())
         return EncoderTrainer(encoder, schedule, self.config.augment.settings(), self.config.seed)
 
-    def reader(self, phase: PhasePlan) -> SampleReader:
-        """All pictures alike, as their weights say."""
-        data, networks = self.config.data, self.config.networks
-        order = SampleOrder(
-            tuple(fragment.rows for fragment in self.table.fragments),
-            tuple(fragment.weights for fragment in self.table.fragments),
-            phase.batch,
-            data.lanes,
-            data.window,
-            derive_seed(self.config.seed, "order", phase.name),
-        )
-        return SampleReader(
-            self.table, order, self.tokenizer, networks.resolution, networks.max_tokens, self.config.seed
-        )
+    def sizes(self) -> tuple[PreTrainedTokenizerFast, int, int]:
+        """See the base."""
+        return self.tokenizer, self.config.networks.resolution, self.config.networks.max_tokens
 
-    def watch(self, trainee: Trainee, store: Store, phase: PhasePlan, step: int) -> Values:
+    def watch(self, trainee: Trainee, log: TrainLog, phase: PhasePlan, step: int) -> Values:
         """Nothing yet beside the loss: `promptmill evaluate` measures encoders."""
         return {}
 
@@ -102,7 +85,7 @@ class EncoderTask(TrainingTask):
         assert isinstance(trainee, EncoderTrainer)
         with store.scratch() as directory:
             trainee.encoder.save(directory)
-            put_model(store, directory)
+            put_files(store, directory, "model")
 
 
 def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:
@@ -119,47 +102,14 @@ def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | Non
     )
     store = open_output(config)
     with connected(address, config.cluster, debug):
-        begin_run(store, {"config": config.identity(), "table": table.content}, fresh=fresh)
+        identity = {"config": config.identity(), "table": table.content}
+        begin_run(store, identity, config.workers.model_dump(), fresh=fresh)
         run_training(EncoderTask(config, TrainBoard(), table, tokenizer), quiet=quiet)
     return store.public("model")
 
 
-def begin_run(store: Store, identity: dict[str, Any], *, fresh: bool) -> None:
-    """Notes what a run is, or finds that the one begun here is the same.
-
-    Raises:
-        UserError: another run was begun here.
-    """
-    from pipeline.checkpoint_store import CheckpointStore
-
-    body = json.dumps(identity, indent=1, ensure_ascii=False, sort_keys=True).encode()
-    if fresh:
-        CheckpointStore(store, 1, lambda text: None).clear()
-        store.remove(_RUN)
-    before = store.read(_RUN)
-    if before is not None and before != body:
-        raise UserError(
-            f"'{store.public()}' holds a training run with another config or table ({_differences(before, identity)}); "
-            "take another output.uri, or --fresh to start over there"
-        )
-    store.replace(_RUN, body)
-
-
-def put_model(store: Store, directory: Path) -> None:
-    """Copies the files of a finished model to OUTPUT/model."""
+def put_files(store: Store, directory: Path, under: str) -> None:
+    """Copies the files of a local directory to OUTPUT/UNDER."""
     for path in sorted(directory.rglob("*")):
         if path.is_file():
-            store.replace(f"model/{path.relative_to(directory).as_posix()}", path.read_bytes())
-
-
-def _differences(before: bytes, now: dict[str, Any]) -> str:
-    flat = [_flat(json.loads(before)), _flat(json.loads(json.dumps(now)))]
-    keys = [key for key in sorted({*flat[0], *flat[1]}) if flat[0].get(key) != flat[1].get(key)]
-    return ", ".join(key.removeprefix("config.") for key in keys[:5])
-
-
-def _flat(told: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in told.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+            store.replace(f"{under}/{path.relative_to(directory).as_posix()}", path.read_bytes())

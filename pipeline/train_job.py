@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,13 +24,17 @@ import torch
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
+from transformers import PreTrainedTokenizerFast
 
 from actors.device import use_resources
 from actors.errors import JobError, PromptmillError, UserError
+from actors.seeds import derive_seed
 from actors.training_batch import TrainingBatch
 from actors.training_loop import Hooks, PhasePlan, Trainee, Values, train
 from actors.training_state import Position, read_position, write_state
+from pipeline.captioned import CaptionedTable
 from pipeline.checkpoint_store import CheckpointStore
+from pipeline.sample_order import SampleOrder
 from pipeline.sample_stream import SampleReader, stream
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
@@ -46,20 +51,32 @@ class TrainingTask:
     Attributes:
         config: of the run.
         board: where the first worker tells how far it is.
+        table: the captioned pictures.
     """
 
     config: TrainingConfig
     board: TrainBoard
+    table: CaptionedTable
 
     def build(self, device: torch.device) -> Trainee:
         """The models and their losses, on the worker's device, after the process group is up."""
         raise NotImplementedError
 
     def reader(self, phase: PhasePlan) -> SampleReader:
-        """The samples of a phase."""
+        """The samples of a phase: all pictures, as often as their weights say."""
+        data, fragments = self.config.data, self.table.fragments
+        seed = derive_seed(self.config.seed, "order", phase.name)
+        rows = tuple(fragment.rows for fragment in fragments)
+        weights = tuple(fragment.weights for fragment in fragments)
+        order = SampleOrder(rows, weights, phase.batch, data.lanes, data.window, seed)
+        tokenizer, resolution, max_tokens = self.sizes()
+        return SampleReader(self.table, order, tokenizer, resolution, max_tokens, self.config.seed)
+
+    def sizes(self) -> tuple[PreTrainedTokenizerFast, int, int]:
+        """Tokenizer, side of the pictures in pixels, tokens of a caption at most."""
         raise NotImplementedError
 
-    def watch(self, trainee: Trainee, store: Store, phase: PhasePlan, step: int) -> Values:
+    def watch(self, trainee: Trainee, log: TrainLog, phase: PhasePlan, step: int) -> Values:
         """Sheets and measurements, made by the first worker alone; ``score`` among them marks the best checkpoint."""
         raise NotImplementedError
 
@@ -179,17 +196,25 @@ class _Worker:
         now, (before, at) = time.monotonic(), self._clock
         self._clock = (now, step)
         speed = (step - at) * phase.batch / max(now - before, 1e-9)
-        self._log.add(phase.name, step, values)
+        told = {"samples_per_s": speed, "seconds": now - before, "memory_mib": _memory()}
+        self._log.add(phase.name, step, {**values, **told})
         shown = {name: values[name] for name in list(values)[:2]}
         self._task.board.tell(phase.name, step, phase.steps, {**shown, "samples/s": speed})
 
     def _watch(self, phase: PhasePlan, step: int) -> Values:
-        return self._task.watch(self._trainee, self._store, phase, step) if self._rank == 0 else {}
+        # Measuring is no training: the clock stands still, so that samples/s and costs tell of steps alone.
+        begun = time.monotonic()
+        found = self._task.watch(self._trainee, self._log, phase, step) if self._log is not None else {}
+        self._clock = (self._clock[0] + time.monotonic() - begun, self._clock[1])
+        return found
 
     def _save(self, position: Position, optimisers: Mapping[str, torch.optim.Optimizer], values: Values) -> None:
         if self._rank != 0:
             ray.train.report({"step": position.step}, None)
             return
+        if self._log is not None:
+            # Before the checkpoint: whoever resumes from it finds the lines of all steps before.
+            self._log.flush()
         names = [phase.name for phase in self._trainee.phases]
         order = (names.index(position.phase), position.step)
         storage = ray.train.get_context().get_storage()
@@ -207,8 +232,13 @@ class _Worker:
                 checkpoint_upload_fn=upload,
                 delete_local_checkpoint_after_upload=False,
             )
-        if self._log is not None:
-            self._log.flush()
+
+
+def _memory() -> float:
+    """MiB that this process holds at most so far: of the GPU where it has one, else of the machine."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _preempted() -> bool:

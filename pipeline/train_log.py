@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.storage import Store
@@ -41,6 +44,13 @@ class TrainLog:
         self._lines.append(json.dumps(line))
         for name, value in values.items():
             self._writer.add_scalar(f"{phase}/{name}", value, step)
+
+    def picture(self, name: str, phase: str, step: int, picture: Image.Image) -> None:
+        """Keeps a picture under OUTPUT/NAME, named after phase and step, and among TensorBoard's images."""
+        sink = io.BytesIO()
+        picture.save(sink, "PNG", optimize=True)
+        self._store.replace(f"{name}/{phase}-{step:08d}.png", sink.getvalue())
+        self._writer.add_image(f"{phase}/{name}", np.asarray(picture), step, dataformats="HWC")
 
     def flush(self) -> None:
         """Puts what there is onto the store."""

@@ -18,7 +18,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of a few hundred tokens that ends each text with ``</s>``."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<pad>", "<s>", "<mask>", "</s>"]  # </s> is not 2: see pipeline.picture_set
+    special = ["<pad>", "<s>", "<mask>", "</s>"]  # </s> is not 2: see pipeline.caption_tokenizer
     core.train_from_iterator(
         _CORPUS,
         trainers.BpeTrainer(

@@ -11,7 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from actors.contrastive import contrastive_loss, gather
+from actors.contrastive import contrastive_loss
+from actors.distributed import gather
 from actors.training_batch import positives
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -16,16 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 import torch
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPProcessor
 
 from actors.errors import UserError
 from pipeline.config_file import load_config
 from pipeline.train_encoder import TrainEncoderConfig, train_encoder
+from tests.shapes import COLOURS, SHAPES, picture, save_table
 
-COLOURS = {"red": ("红", (220, 30, 30)), "green": ("绿", (30, 180, 30)), "blue": ("蓝", (30, 60, 220))}
-SHAPES = {"circle": "圆", "square": "方块"}
 TINY = [
     "networks.resolution=16", "networks.patch=4", "networks.image_width=48", "networks.image_layers=1",
     "networks.text_width=48", "networks.text_layers=1", "networks.embedding=32", "networks.vocabulary=400",
@@ -33,31 +30,9 @@ TINY = [
 ]  # fmt: skip
 
 
-def picture(colour: str, shape: str, shift: int) -> Image.Image:
-    image = Image.new("RGB", (16, 16), "white")
-    pen = ImageDraw.Draw(image)
-    box = [1 + shift, 1 + shift, 11 + shift, 11 + shift]
-    (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=COLOURS[colour][1])
-    return image
-
-
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    rows = []
-    for number in range(96):
-        colour, shape = list(COLOURS)[number % 3], list(SHAPES)[number // 3 % 2]
-        sink = io.BytesIO()
-        picture(colour, shape, number % 4).save(sink, "PNG")
-        rows.append(
-            {
-                "image": {"bytes": sink.getvalue(), "path": f"{number}.png"},
-                "caption_en": [f"a {colour} {shape}", f"{colour} {shape}"],
-                "caption_zh": COLOURS[colour][0] + SHAPES[shape],
-            }
-        )
-    path = tmp_path_factory.mktemp("table") / "shapes.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=40)
-    return path
+    return save_table(tmp_path_factory.mktemp("table") / "shapes.parquet")
 
 
 def run(table: Path, output: Path, *more: str, fresh: bool = False) -> dict[str, torch.Tensor]:

@@ -10,8 +10,8 @@ from actors.errors import UserError
 from actors.recipes import parse_recipe, recipe_names
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config, options
+from pipeline.gan_config import TrainGanConfig
 from pipeline.graph import recipe_texts
-from pipeline.train_config import TrainGanConfig
 
 REPO = Path(__file__).parents[2]
 

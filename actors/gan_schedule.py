@@ -1,0 +1,72 @@
+"""How long and how hard the GAN is trained: one place for all numbers of the three phases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actors.training_loop import PhasePlan
+
+PHASES = ("autoencoder", "regression", "adversarial")
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """``steps`` of ``batch`` pictures over all workers, at a peak ``rate``; no step leaves the phase out."""
+
+    steps: int
+    batch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class GanSchedule:
+    """All phases, and how a step is computed.
+
+    Attributes:
+        phases: settings by name.
+        noises: noises tried for each caption; the nearest is taught.
+        critic_rate: peak rate of D.
+        gamma, gamma_last: weight of R1 and R2 at the beginning and at the end (half a cosine between, as R3GAN does).
+        lazy: steps between two with penalties.
+        match: weight of the pairs with wrong words.
+        adversarial, reconstruction, similarity: weights in G's loss.
+        ema: decay of G's moving average.
+        accumulate: micro-batches a step.
+        mixed: forward passes in bfloat16.
+        compile: G and the autoencoder through torch.compile.
+    """
+
+    phases: dict[str, PhaseSettings]
+    noises: int = 4
+    critic_rate: float = 4e-4
+    gamma: float = 2.0
+    gamma_last: float = 2.0
+    lazy: int = 1
+    match: float = 0.5
+    adversarial: float = 1.0
+    reconstruction: float = 0.0
+    similarity: float = 0.0
+    ema: float = 0.999
+    accumulate: int = 1
+    mixed: bool = False
+    compile: bool = False
+
+    def phase(self, name: str) -> PhaseSettings:
+        """The settings of a phase."""
+        return self.phases[name]
+
+    def plans(self) -> Sequence[PhasePlan]:
+        """For `actors.training_loop`."""
+        return [PhasePlan(name, self.phases[name].steps, self.phases[name].batch) for name in PHASES]
+
+    @property
+    def warm(self) -> bool:
+        """Whether there are latents that the adversarial phase can choose its noise by."""
+        return self.phases["autoencoder"].steps > 0 and self.reconstruction > 0
+
+    def penalty(self, step: int) -> float:
+        """Gamma at a step of the adversarial phase."""
+        total = max(1, self.phases["adversarial"].steps)
+        return self.gamma_last + (self.gamma - self.gamma_last) * (1 + math.cos(math.pi * step / total)) / 2

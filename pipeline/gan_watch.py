@@ -1,0 +1,125 @@
+"""A look at the GAN in training: a sample sheet, and measures against pictures of the table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from actors.gan_measures import frechet_distance, laplacian_energy, mean_distance, r_precision
+from actors.gan_model import GanModel
+from actors.image_text import ImageText, resample
+from actors.seeds import derive_seed, image_generator
+from actors.training_batch import positives, unit_images
+from actors.training_loop import Values
+from pipeline.captioned import CaptionedRow, CaptionedTable
+from pipeline.gan_config import Watch
+from pipeline.sample_sheet import draw_sheet
+from pipeline.sample_stream import caption_hash, draw_caption, pixels
+
+_CALL = 32
+_EACH = 4
+"""Pictures of one caption that diversity is measured on."""
+_VARIED = 25
+"""Captions that it is measured on."""
+
+
+class GanWatch:
+    """Measures one GAN again and again, with the same captions and seeds.
+
+    Args:
+        settings: of the config.
+        table: where pictures and captions come from.
+        encoder: the frozen judge, on its device.
+        seed: chooses pictures, captions and noise.
+    """
+
+    def __init__(self, settings: Watch, table: CaptionedTable, encoder: ImageText, seed: int) -> None:
+        self._settings, self._encoder, self._seed = settings, encoder, seed
+        self._rows = _choose(table, max(settings.pictures, 1), seed)
+        captions = [
+            draw_caption(row, random.Random(derive_seed(seed, "watch", number)))
+            for number, row in enumerate(self._rows)
+        ]
+        self._captions: list[str] = captions
+        self._real: Tensor | None = None
+
+    def sheet(self, model: GanModel) -> Image.Image:
+        """The sample sheet."""
+        captions = self._settings.sheet or list(dict.fromkeys(self._captions))[:24]
+        return draw_sheet(model, captions, self._settings.each, self._settings.columns)
+
+    @torch.inference_mode()
+    def measure(self, model: GanModel) -> Values:
+        """Measures, or nothing where the config asks for none. ``score`` says which checkpoint is best.
+
+        ``fd`` is a Frechet distance in this encoder's features and not comparable to anyone's FID; ``sharpness`` is the
+        Laplacian energy over that of the real pictures; ``nearest`` the mean cosine to the nearest of them.
+        """
+        if not self._settings.pictures:
+            return {}
+        side = model.generator.config.resolution
+        if self._real is None:
+            self._real = torch.cat([_tensor(row, side) for row in self._rows])
+        made = _render(model, self._captions, self._seed)
+        real_seen, made_seen = self._embed(self._real), self._embed(made)
+        words = torch.cat([self._encoder.embed_words(part).cpu() for part in _parts(self._captions)])
+        caption = torch.tensor([caption_hash(text) for text in self._captions])
+        own = [{caption_hash(text) for text in row.captions} for row in self._rows]
+        longest = max(len(hashes) for hashes in own)
+        true = positives(caption, torch.tensor([[*hashes, *[0] * (longest - len(hashes))] for hashes in own]))
+        varied = [text for text in self._captions[:_VARIED] for _ in range(_EACH)]
+        apart = self._embed(_render(model, varied, self._seed + 1)).view(-1, _EACH, made_seen.shape[1])
+        right = r_precision(made_seen, words, true, self._seed)
+        return {
+            "fd": frechet_distance(real_seen, made_seen),
+            "r_precision": right,
+            "r_precision_real": r_precision(real_seen, words, true, self._seed),
+            "diversity": mean_distance(apart),
+            "nearest": float((made_seen @ real_seen.T).max(dim=1).values.mean()),
+            "sharpness": laplacian_energy(made) / max(laplacian_energy(self._real), 1e-12),
+            "score": right,
+        }
+
+    def _embed(self, images: Tensor) -> Tensor:
+        model = self._encoder.model
+        side, parts = model.config.vision_config.image_size, []
+        for part in images.clamp(-1, 1).split(_CALL):
+            fitting = resample(part.to(model.device), side)
+            parts.append(self._encoder.embed_images(fitting).cpu())
+        return torch.cat(parts)
+
+
+def _choose(table: CaptionedTable, count: int, seed: int) -> list[CaptionedRow]:
+    """``count`` rows drawn alike; rows of a weight below 1 (derived copies) are left out where there are others."""
+    places = [
+        (number, row)
+        for number, fragment in enumerate(table.fragments)
+        for row in range(fragment.rows)
+        if fragment.weights is None or fragment.weights[row] >= 1
+    ] or [(number, row) for number, fragment in enumerate(table.fragments) for row in range(fragment.rows)]
+    random.Random(derive_seed(seed, "watch")).shuffle(places)
+    chosen: dict[int, list[int]] = {}
+    for number, row in places[:count]:
+        chosen.setdefault(number, []).append(row)
+    return [found for number, rows in sorted(chosen.items()) for found in table.read(table.fragments[number], rows)]
+
+
+def _tensor(row: CaptionedRow, side: int) -> Tensor:
+    return unit_images(torch.tensor(pixels(row, side))[None])
+
+
+def _render(model: GanModel, captions: Sequence[str], seed: int) -> Tensor:
+    config, device, made = model.generator.config, model.text_encoder.device, []
+    for first, part in enumerate(_parts(captions)):
+        seeds = [derive_seed(seed, "watch", first * _CALL + number) for number in range(len(part))]
+        noise = torch.cat([torch.randn(1, config.noise_dim, generator=image_generator(one)) for one in seeds])
+        made.append(model.generator(noise.to(device), model.embed(part)).float().cpu())
+    return torch.cat(made)
+
+
+def _parts(captions: Sequence[str]) -> list[list[str]]:
+    return [list(captions[first : first + _CALL]) for first in range(0, len(captions), _CALL)]

@@ -1,0 +1,62 @@
+"""The record of a training run: run.json, put first, says what is trained here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from actors.errors import UserError
+from pipeline.checkpoint_store import CheckpointStore
+from pipeline.storage import Store
+
+_RUN = "run.json"
+_PLACE = "workers"
+"""The one part of the record that may change from start to start."""
+
+
+def begin_run(store: Store, identity: dict[str, Any], workers: dict[str, Any], *, fresh: bool) -> None:
+    """Notes what a run is, or finds that the one begun here is the same.
+
+    Raises:
+        UserError: another run was begun here.
+    """
+    if fresh:
+        CheckpointStore(store, 1, lambda text: None).clear()
+        store.remove(_RUN)
+    body = json.loads(json.dumps({**identity, _PLACE: workers}))
+    found = store.read(_RUN)
+    if found is not None:
+        differing = _differences(json.loads(found), body)
+        if differing:
+            raise UserError(
+                f"'{store.public()}' holds a training run with another config or table ({', '.join(differing)}); "
+                "take another output.uri, or --fresh to start over there"
+            )
+    store.replace(_RUN, json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).encode())
+
+
+def read_run(store: Store) -> dict[str, Any]:
+    """The record.
+
+    Raises:
+        UserError: no training run there.
+    """
+    found = store.read(_RUN)
+    try:
+        body: dict[str, Any] = json.loads(found or b"")
+    except ValueError as error:
+        raise UserError(f"'{store.public()}' holds no training run ({_RUN})") from error
+    return body
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    flat = [_flat({key: value for key, value in body.items() if key != _PLACE}) for body in (before, now)]
+    keys = [key for key in sorted({*flat[0], *flat[1]}) if flat[0].get(key) != flat[1].get(key)]
+    return [key.removeprefix("config.") for key in keys[:5]]
+
+
+def _flat(told: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in told.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
