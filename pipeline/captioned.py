@@ -1,8 +1,9 @@
 """Captioned image tables: pictures with the words that are true of them, read piece by piece.
 
-Parquet with ``image`` (bytes, {bytes, path} or a path) and ``caption`` (a string, a list of strings, or one column a
-language: ``caption_en``, ``caption_zh``), optional ``weight`` and ``split``. A promptmill output in
-Parquet is such a table.
+Each row has an ``image`` (bytes, {bytes, path}, or a path from the table's directory; ``file_name`` in image folders)
+and a ``caption`` (a string, a list of strings, or one column a language: ``caption_en``, ``caption_zh``), optional
+``weight`` and ``split``. Parquet, image folders with metadata (the convention of Hugging Face's ``imagefolder``) and
+WebDataset tars are read, and promptmill outputs of any format as they are.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from actors.errors import UserError
+from pipeline.captioned_files import find_files, parts_of, read_part
 from pipeline.prompts import open_fs
 from pipeline.storage_errors import describe, public_uri
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """A row group of a Parquet file: ``kept`` are the rows of it that count, ``weights`` theirs (None: all 1)."""
+    """A part of a file: ``kept`` are the rows of it that count, ``weights`` theirs (None: all 1)."""
 
     uri: str
     part: int
@@ -83,11 +85,11 @@ class CaptionedTable:
         words = [table[column].to_pylist() for column in self.columns]
         found = []
         for place, number in enumerate(numbers):
-            where = f"row {number} of row group {fragment.part} in '{public_uri(fragment.uri)}'"
+            where = f"row {number} of part {fragment.part} of '{public_uri(fragment.uri)}'"
             captions, languages = self._captions([column[place] for column in words])
             if not captions:
                 raise UserError(f"{where} has no caption in {', '.join(self.columns)}; fill it in or take the row out")
-            data, name = self._picture(images[place], where)
+            data, name = self._picture(images[place], where, fragment.uri.rpartition("/")[0])
             found.append(CaptionedRow(data, name, captions, languages))
         return found
 
@@ -100,9 +102,7 @@ class CaptionedTable:
                 yield self._captions(list(row))[0]
 
     def _group(self, fragment: Fragment, columns: list[str]) -> pa.Table:
-        fs = open_fs(self.uri, dict(self.options))
-        with fs.open(fragment.uri, "rb") as stream:
-            return pq.ParquetFile(stream).read_row_group(fragment.part, columns=columns)
+        return read_part(open_fs(self.uri, dict(self.options)), fragment.uri, fragment.part, columns)
 
     def _captions(self, values: list[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found: dict[str, str] = {}
@@ -112,7 +112,7 @@ class CaptionedTable:
                     found.setdefault(text.strip(), _language(column))
         return tuple(found), tuple(found.values())
 
-    def _picture(self, value: Any, where: str) -> tuple[bytes, str]:
+    def _picture(self, value: Any, where: str, directory: str) -> tuple[bytes, str]:
         if isinstance(value, bytes):
             return value, where
         if isinstance(value, dict) and value.get("bytes") is not None:
@@ -120,10 +120,14 @@ class CaptionedTable:
         path = value.get("path") if isinstance(value, dict) else value
         if not path:
             raise UserError(f"{where} has no picture in column '{self.image}'; fill it in or take the row out")
-        fs = open_fs(self.uri, dict(self.options))
         try:
+            if "://" in path:
+                fs, path = fsspec.core.url_to_fs(path, **self.options)
+            else:
+                fs = open_fs(self.uri, dict(self.options))
+                path = path if path.startswith("/") else f"{directory}/{path}"
             data: bytes = fs.cat_file(path)
-        except OSError as error:
+        except (OSError, ValueError, ImportError) as error:
             raise UserError(f"the picture '{public_uri(path)}' of {where} cannot be read: {describe(error)}") from error
         return data, path
 
@@ -139,7 +143,7 @@ def open_captioned(
     """Opens a table: reads footers, weights and splits, no picture.
 
     Args:
-        uri: a Parquet file, a directory of them, or a glob.
+        uri: a file (Parquet, ``metadata.jsonl`` or ``.csv``, tar), a directory of them, a glob, or a promptmill output.
         captions: columns of captions; None finds them.
         image: column of pictures.
         split: rows whose column ``split`` says so; None takes all.
@@ -149,42 +153,19 @@ def open_captioned(
         UserError: no such table, a column is missing, a weight is no weight.
     """
     fs = open_fs(uri, dict(options or {}))
-    files = _files(fs, uri)
     digest, fragments, columns = hashlib.sha256(), [], None
-    for file in files:
-        try:
-            with fs.open(file, "rb") as stream:
-                parquet = pq.ParquetFile(stream)
-                names = parquet.schema_arrow.names
-                columns = columns or _columns(names, captions, image, split, file)
-                for part in range(parquet.num_row_groups):
-                    fragment = _fragment(parquet, names, file, part, split)
-                    digest.update(f"{file.rpartition('/')[2]} {part} {fs.size(file)} {fragment}".encode())
-                    if fragment.rows:
-                        fragments.append(fragment)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"'{public_uri(file)}' cannot be read as Parquet: {describe(error)}") from error
+    for file in find_files(fs, uri):
+        for part, (rows, names) in enumerate(parts_of(fs, file)):
+            if columns is None:
+                image = "file_name" if image == "image" and image not in names and "file_name" in names else image
+                columns = _columns(names, captions, image, split, file)
+            fragment = _fragment(fs, file, part, rows, names, split)
+            digest.update(f"{file.rpartition('/')[2]} {part} {fs.size(file)} {fragment}".encode())
+            if fragment.rows:
+                fragments.append(fragment)
     if not fragments or columns is None:
         raise UserError(f"'{public_uri(uri)}' has no row" + (f" of split '{split}'" if split else ""))
     return CaptionedTable(uri, tuple(fragments), image, columns, digest.hexdigest(), dict(options or {}))
-
-
-def _files(fs: Any, uri: str) -> list[str]:
-    path = fs._strip_protocol(uri)
-    try:
-        if any(mark in path for mark in "*?["):
-            found = fs.glob(path)
-        elif fs.isdir(f"{path}/_run"):
-            found = fs.glob(f"{path}/data/*.parquet")  # a promptmill output: its rejects have no pictures
-        elif fs.isdir(path):
-            found = fs.glob(f"{path}/**/*.parquet")
-        else:
-            found = [path] if fs.exists(path) else []
-    except OSError as error:
-        raise UserError(f"'{public_uri(uri)}' cannot be looked up: {describe(error)}") from error
-    if not found:
-        raise UserError(f"there is no captioned image table at '{public_uri(uri)}'")
-    return sorted(found)
 
 
 def _columns(
@@ -207,12 +188,13 @@ def _columns(
     )
 
 
-def _fragment(parquet: pq.ParquetFile, names: list[str], file: str, part: int, split: str | None) -> Fragment:
+def _fragment(
+    fs: fsspec.AbstractFileSystem, file: str, part: int, rows: int, names: list[str], split: str | None
+) -> Fragment:
     light = [name for name in ("weight", *(["split"] if split else [])) if name in names]
-    rows = parquet.metadata.row_group(part).num_rows
     if not light:
         return Fragment(file, part, tuple(range(rows)), None)
-    table = parquet.read_row_group(part, columns=light)
+    table = read_part(fs, file, part, light)
     kept = list(range(rows))
     if split:
         kept = [row for row, value in enumerate(table["split"].to_pylist()) if value == split]
@@ -222,8 +204,7 @@ def _fragment(parquet: pq.ParquetFile, names: list[str], file: str, part: int, s
     for row in kept:
         if weights[row] is None or not math.isfinite(weights[row]) or weights[row] < 0:
             raise UserError(
-                f"row {row} of row group {part} in '{public_uri(file)}' has the weight {weights[row]}; "
-                "a weight is 0 or more"
+                f"row {row} of part {part} of '{public_uri(file)}' has the weight {weights[row]}; a weight is 0 or more"
             )
     kept = [row for row in kept if weights[row] > 0]
     return Fragment(file, part, tuple(kept), tuple(float(weights[row]) for row in kept))

@@ -137,7 +137,7 @@ def put_run(store: Store, output_format: str, rows: int, carried: list[str], **c
 
 
 def make_output(
-    where: Path, output_format: str, counts: list[int], carried: pa.Table | None = None, **shard: Any
+    where: Path | str, output_format: str, counts: list[int], carried: pa.Table | None = None, **shard: Any
 ) -> tuple[Store, list[dict[str, Any]]]:
     """An output whose shards have this many images each, with its run record, not yet described."""
     store = Store(str(where))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 
 from actors.errors import UserError
 from pipeline.captioned import open_captioned
+from pipeline.decode import decode_image
+from tests.pipeline.outputs import make_output
 
 PICTURE = {"bytes": b"a picture", "path": "a.png"}
 
@@ -51,12 +56,54 @@ def test_caption_columns_are_found(columns, captions, languages, tmp_path):
     assert list(table.captions()) == [captions]
 
 
-def test_a_promptmill_output_is_read_without_its_rejects(tmp_path):
-    for name in ("data", "rejects", "_run"):
-        (tmp_path / name).mkdir()
-    write(tmp_path / "data" / "shard-000000.parquet", [{"image": PICTURE, "prompt": "cat", "description": "a cat"}])
-    write(tmp_path / "rejects" / "shard-000000-ab.parquet", [{"prompt": "dog", "reason": "bad_size"}])
-    assert list(open_captioned(str(tmp_path)).captions()) == [("a cat",)]
+@pytest.mark.parametrize("output_format", ["parquet", "webdataset", "files"])
+def test_a_promptmill_output_is_a_table_of_what_it_has_committed(output_format, tmp_path, s3_bucket):
+    for place in (str(tmp_path / "set"), f"{s3_bucket}/set"):
+        store, _ = make_output(place, output_format, [3, 0, 2])
+        store.remove("_run/shards/000002.json")  # a shard without its record does not exist
+        table = open_captioned(place)
+        (fragment,) = table.fragments
+        found = table.read(fragment, [2, 0])
+        assert [row.captions for row in found] == [("a description of 0/2",), ("a description of 0/0",)]
+        assert [decode_image(row.image).getpixel((0, 0)) for row in found] == [(2, 80, 200), (0, 80, 200)]
+        assert list(table.captions()) == [(f"a description of 0/{row}",) for row in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_an_image_folder_with_metadata_is_a_table(kind, tmp_path):
+    """The convention of Hugging Face's `imagefolder`: file names are relative to the metadata's directory."""
+    rows = [
+        {"file_name": f"pictures/{n}.png", "text": f"thing {n}", "weight": float(n), "split": "train"} for n in range(3)
+    ]
+    for part in ("a", "b"):
+        (tmp_path / part / "pictures").mkdir(parents=True)
+        for n in range(3):
+            (tmp_path / part / "pictures" / f"{n}.png").write_bytes(f"{part}{n}".encode())
+        table, path = pa.Table.from_pylist(rows), tmp_path / part / f"metadata.{kind}"
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        elif kind == "csv":
+            pyarrow.csv.write_csv(table, path)
+        else:
+            pq.write_table(table, path)
+    opened = pickle.loads(pickle.dumps(open_captioned(str(tmp_path), split="train")))
+    found = [row for fragment in opened.fragments for row in opened.read(fragment)]
+    assert [row.image for row in found] == [b"a1", b"a2", b"b1", b"b2"]
+    assert [row.captions for row in found] == [("thing 1",), ("thing 2",)] * 2
+    assert [fragment.weights for fragment in opened.fragments] == [(1.0, 2.0)] * 2
+
+
+def test_webdataset_tars_are_a_table(tmp_path):
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / f"{shard}.tar")) as sink:
+            for n in range(3):
+                key = {"__key__": f"{shard}{n}", "png": f"{shard}{n}".encode()}
+                sink.write(key | ({"txt": f"thing {n}"} if shard else {"json": {"caption": [f"thing {n}"]}}))
+    table = open_captioned(str(tmp_path))
+    assert [row.image for fragment in table.fragments for row in table.read(fragment, [2, 0])] == [
+        b"02", b"00", b"12", b"10",
+    ]  # fmt: skip
+    assert list(table.captions()) == [(f"thing {n}",) for n in range(3)] * 2
 
 
 def test_captions_may_be_named(tmp_path):
@@ -87,8 +134,9 @@ def test_a_directory_of_files_is_one_table_and_its_content_tells_changes(tmp_pat
 
 def test_a_picture_may_be_a_file_of_its_own(tmp_path):
     (tmp_path / "a.png").write_bytes(b"from a file")
-    table = open_captioned(write(tmp_path / "t.parquet", [{"image": str(tmp_path / "a.png"), "caption": "a"}]))
-    assert table.read(table.fragments[0])[0].image == b"from a file"
+    for name in (str(tmp_path / "a.png"), "a.png", f"file://{tmp_path}/a.png"):
+        table = open_captioned(write(tmp_path / "t.parquet", [{"image": name, "caption": "a"}]))
+        assert table.read(table.fragments[0])[0].image == b"from a file"
 
 
 @pytest.mark.parametrize(
@@ -109,8 +157,8 @@ def test_a_table_that_is_none_is_one_sentence(rows, told, said, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"image": PICTURE, "caption": " "}, "row 1 of row group 0 in '.*' has no caption in caption"),
-        ({"image": None, "caption": "a"}, "row 1 of row group 0 in '.*' has no picture in column 'image'"),
+        ({"image": PICTURE, "caption": " "}, "row 1 of part 0 of '.*' has no caption in caption"),
+        ({"image": None, "caption": "a"}, "row 1 of part 0 of '.*' has no picture in column 'image'"),
         ({"image": {"bytes": None, "path": "/no/such.png"}, "caption": "a"}, "picture '/no/such.png' of row 1"),
     ],
 )
@@ -124,5 +172,9 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match="there is no captioned image table at"):
         open_captioned(str(tmp_path / "none.parquet"))
     (tmp_path / "t.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match=r"t\.parquet' cannot be read as Parquet"):
+    with pytest.raises(UserError, match=r"t\.parquet' cannot be read as a table of pictures"):
         open_captioned(str(tmp_path / "t.parquet"))
+    for name, content in (("a.tar", b"no tar"), ("metadata.jsonl", b"{"), ("metadata.csv", b"a,b\n1\n")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}' cannot be read as a table of pictures"):
+            open_captioned(str(tmp_path / name))
