@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from actors.contracts import ImageJob, Pixels
+from actors.damage import with_holes
+from actors.decode import decode_image, square
 from actors.errors import RowError
 from actors.gan_model import load_gan
 from actors.images import to_pixels
+from actors.networks import Task
 from actors.seeds import image_generator
+from actors.training_batch import unit_images
 
 _CALL = 8
 
@@ -31,6 +36,7 @@ class GanBackend:
         self._model.text_encoder.to(device)
         side = self._model.generator.config.resolution
         self.native_size = (side, side)
+        self._task: Task = self._model.generator.config.task
 
     def check(self, job: ImageJob) -> None:
         """Raises `RowError` for any size but the model's own."""
@@ -38,6 +44,8 @@ class GanBackend:
         asked = (width if job.width is None else job.width, height if job.height is None else job.height)
         if asked != self.native_size:
             raise RowError("bad_size", f"this GAN makes {width}x{height} images alone, not {asked[0]}x{asked[1]}")
+        if self._task != "words":
+            self._given(job)
 
     @torch.inference_mode()
     def render(self, jobs: Sequence[ImageJob]) -> list[Pixels]:
@@ -51,6 +59,26 @@ class GanBackend:
             noise = torch.randn(1, generator.config.noise_dim, generator=image_generator(job.seed)).to(self._device)
             latents.append(generator.latent(noise, text))
         filler = -len(latents) % _CALL
-        stacked = torch.cat([*latents, *latents[-1:] * filler])
-        pictures = [generator.decode(part) for part in stacked.split(_CALL)]
+        stacked = torch.cat([*latents, *latents[-1:] * filler]).split(_CALL)
+        given: Sequence[Tensor | None] = [None] * len(stacked)
+        if self._task != "words":
+            damaged = [self._given(job) for job in jobs]
+            given = torch.cat([*damaged, *damaged[-1:] * filler]).to(self._device).split(_CALL)
+        pictures = [generator.decode(part, one) for part, one in zip(stacked, given, strict=True)]
         return to_pixels(torch.cat(pictures)[: len(jobs)])
+
+    def _given(self, job: ImageJob) -> Tensor:
+        """What G is given of a job, (1, 4, r, r); raises `RowError` where the job does not have it."""
+        if job.picture is None:
+            raise RowError("no_picture", "this GAN mends pictures, and the row's image is null")
+        if job.mask is None and self._task == "inpainting":
+            raise RowError("no_mask", "this GAN fills holes, and the row has no mask: white where it is to paint")
+        side = self.native_size[0]
+        try:
+            picture = unit_images(torch.from_numpy(square(decode_image(job.picture), side))[None])
+            if job.mask is None:
+                return with_holes(picture, torch.ones_like(picture[:, :1]), keep=True)
+            hole = unit_images(torch.from_numpy(square(decode_image(job.mask), side))[None]).mean(dim=1, keepdim=True)
+        except ValueError as error:
+            raise RowError("bad_picture", str(error)) from error
+        return with_holes(picture, (hole > 0).float(), keep=self._task == "restoration")

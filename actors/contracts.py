@@ -40,7 +40,11 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
-    """One image to render. ``seed`` (0 .. 2**63-1) alone decides its noise; sizes in pixels, None = the model's own."""
+    """One image to render. ``seed`` (0 .. 2**63-1) alone decides its noise; sizes in pixels, None = the model's own.
+
+    ``picture`` and ``mask`` are encoded files to go on from, where the model mends pictures: the mask is white where it
+    is to paint.
+    """
 
     image_id: str
     text: str
@@ -48,6 +52,8 @@ class ImageJob:
     seed: int
     width: int | None
     height: int | None
+    picture: bytes | None = None
+    mask: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,12 @@ def damage(task: Task, images: Tensor, seed: int, samples: Tensor) -> Tensor:
     return degraded(images, chance, draw(seed + 1, samples, images[0].numel()).to(images.device))
 
 
-def with_holes(images: Tensor, mask: Tensor) -> Tensor:
-    """Pictures (n, 3, r, r) and masks (n, 1, r, r), 1 = hole -> (n, 4, r, r)."""
-    return torch.cat([images * (1 - mask), mask], dim=1)
+def with_holes(images: Tensor, mask: Tensor, *, keep: bool = False) -> Tensor:
+    """Pictures (n, 3, r, r) and masks (n, 1, r, r), 1 = to be made -> (n, 4, r, r).
+
+    ``keep`` leaves what is under the mask: a damaged picture is mended, not made anew.
+    """
+    return torch.cat([images if keep else images * (1 - mask), mask], dim=1)
 
 
 def holes(chance: Tensor, side: int) -> Tensor:

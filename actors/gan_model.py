@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from actors.errors import UserError
-from actors.networks import GanConfig, GanGenerator
+from actors.networks import GanConfig, GanGenerator, Task
 
 FORMAT = "promptmill-gan"
 FORMAT_VERSION = 1
@@ -100,6 +100,16 @@ def load_gan(directory: Path) -> GanModel:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"the GAN at '{directory}' cannot be loaded: {reason}") from error
     return GanModel(generator.eval(), text_encoder.eval(), tokenizer)
+
+
+def task_of(directory: Path) -> Task:
+    """What a model is given beside words and noise; ``words`` for a directory that is no GAN of this project."""
+    try:
+        config = json.loads((_one_model(directory) / "config.json").read_text())
+        task: Task = config["networks"].get("task", "words")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+        return "words"
+    return task
 
 
 def _one_model(directory: Path) -> Path:

@@ -25,8 +25,14 @@ class JobSheet:
     image_indices: list[int]
 
 
-def image_jobs(block: pa.Table, run_seed: int) -> JobSheet:
+Given = tuple[bytes | None, bytes | None]
+"""Picture and mask of a row, as files."""
+
+
+def image_jobs(block: pa.Table, run_seed: int, given: Mapping[int, Given] | None = None) -> JobSheet:
     """One job an image: rows of the block in order, images of a row in order; rejected rows have none.
+
+    ``given`` are the pictures to go on from, by row of the block.
 
     An image's id is ``PROMPT_ID-vVARIANT-INDEX``. Its seed derives from (run seed, image id); a row's own seed counts
     upwards instead, so that the first image of a row with seed 7 has seed 7.
@@ -42,7 +48,11 @@ def image_jobs(block: pa.Table, run_seed: int) -> JobSheet:
                 seed = derive_seed(run_seed, "image", image_id)
             else:
                 seed = values[c.SEED] + values[c.VARIANT] * values[c.IMAGES] + index
-            job = ImageJob(image_id, values[c.DESCRIPTION], values[c.NEGATIVE], seed, values[c.WIDTH], values[c.HEIGHT])
+            picture, mask = (given or {}).get(row, (None, None))
+            job = ImageJob(
+                image_id, values[c.DESCRIPTION], values[c.NEGATIVE], seed, values[c.WIDTH], values[c.HEIGHT],
+                picture, mask,
+            )  # fmt: skip
             sheet.jobs.append(job)
             sheet.rows.append(row)
             sheet.image_indices.append(index)
@@ -59,6 +69,13 @@ def split_failures(block: pa.Table, sheet: JobSheet, errors: Mapping[int, RowErr
     failed: dict[int, RowError] = {}
     for job in sorted(errors):
         failed.setdefault(prompt_rows[sheet.rows[job]], errors[job])
+    kept = [job for job in range(len(sheet.jobs)) if prompt_rows[sheet.rows[job]] not in failed]
+    return refuse(block, failed), kept
+
+
+def refuse(block: pa.Table, failed: Mapping[int, RowError]) -> pa.Table:
+    """The block with the reasons of failed prompt rows (by their number in the shard) filled in."""
+    prompt_rows = block[c.ROW].to_pylist()
     for name, text in (
         (c.STAGE, lambda e: "generate"),
         (c.REASON, lambda e: e.reason),
@@ -67,8 +84,7 @@ def split_failures(block: pa.Table, sheet: JobSheet, errors: Mapping[int, RowErr
         old = block[name].to_pylist()
         new = [old[i] if r not in failed else text(failed[r]) for i, r in enumerate(prompt_rows)]
         block = block.set_column(block.schema.get_field_index(name), name, pa.array(new, pa.string()))
-    kept = [job for job in range(len(sheet.jobs)) if prompt_rows[sheet.rows[job]] not in failed]
-    return block, kept
+    return block
 
 
 def output_rows(

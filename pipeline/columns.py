@@ -13,6 +13,8 @@ from pipeline.storage_errors import public_uri
 
 INTEGERS = ("num_images", "seed", "width", "height")
 TEXTS = ("recipe", "negative_prompt")
+PICTURES = ("image", "mask")
+"""To go on from, where the image model mends pictures."""
 REJECT_FIELDS = [
     pa.field("reject_stage", pa.string()),
     pa.field("reject_reason", pa.string()),
@@ -61,8 +63,10 @@ class TableColumns:
     honoured: frozenset[str]
 
 
-def choose_columns(schema: pa.Schema, config: Prompts) -> TableColumns:
+def choose_columns(schema: pa.Schema, config: Prompts, *, pictures: bool = False) -> TableColumns:
     """Checks a prompt table's schema and decides which of its columns are honoured, carried and read.
+
+    ``pictures``: the model mends pictures, which are in the columns ``image`` and ``mask``; they are not carried.
 
     Raises:
         UserError: no prompt column, a wrong type, a carried column that has the name of an output column.
@@ -83,8 +87,16 @@ def choose_columns(schema: pa.Schema, config: Prompts) -> TableColumns:
         _require(schema, name, lambda t: pt.is_integer(t) or pt.is_floating(t) or pt.is_null(t), "an integer", where)
     for name in honoured & set(TEXTS):
         _require(schema, name, lambda t: _is_text(t) or pt.is_null(t), "a string", where)
+    if pictures:
+        if "image" not in names:
+            raise UserError(f"{where} has no column 'image', and generate.model mends pictures; it has {names}")
+        for name in set(PICTURES) & set(names):
+            _require(schema, name, _is_picture, "an image (bytes, {bytes, path} or a URI)", where)
+        honoured |= set(PICTURES) & set(names)
 
-    own = {config.column, "id", "seed", "width", "height"} | {f.name for f in REJECT_FIELDS}
+    own = {config.column, "id", "seed", "width", "height", *(honoured & set(PICTURES))} | {
+        f.name for f in REJECT_FIELDS
+    }
     wanted = names if config.columns is None else config.columns
     for name in wanted:
         if name not in names:
@@ -104,6 +116,12 @@ def _is_text(kind: pa.DataType) -> bool:
     if pt.is_dictionary(kind):
         kind = kind.value_type
     return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    if pt.is_struct(kind):
+        return {"bytes", "path"} & {kind.field(number).name for number in range(kind.num_fields)} != set()
+    return bool(pt.is_binary(kind) or pt.is_large_binary(kind) or _is_text(kind))
 
 
 def _require(schema: pa.Schema, name: str, fits: object, wanted: str, where: str) -> None:

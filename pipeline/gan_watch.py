@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from actors.damage import damage
 from actors.gan_measures import frechet_distance, laplacian_energy, mean_distance, r_precision
 from actors.gan_model import GanModel
 from actors.image_text import ImageText, resample
@@ -17,7 +18,8 @@ from actors.training_batch import positives, unit_images
 from actors.training_loop import Values
 from pipeline.captioned import CaptionedRow, CaptionedTable
 from pipeline.gan_config import Watch
-from pipeline.sample_sheet import draw_sheet
+from pipeline.mend_measures import mending
+from pipeline.sample_sheet import draw_sheet, lay_out
 from pipeline.sample_stream import caption_hash, draw_caption, pixels
 
 _CALL = 32
@@ -48,7 +50,11 @@ class GanWatch:
         self._real: Tensor | None = None
 
     def sheet(self, model: GanModel) -> Image.Image:
-        """The sample sheet."""
+        """The sample sheet; where pictures are mended each row is what was given, what was made, and the truth."""
+        if model.generator.config.task != "words":
+            real, given, made = (images[:24] for images in self._mended(model))
+            rows = [torch.stack(row) for row in zip(given[:, :3], made, real, strict=True)]
+            return lay_out(self._captions[:24], rows, self._settings.columns)
         captions = self._settings.sheet or list(dict.fromkeys(self._captions))[:24]
         return draw_sheet(model, captions, self._settings.each, self._settings.columns)
 
@@ -61,9 +67,12 @@ class GanWatch:
         """
         if not self._settings.pictures:
             return {}
-        side = model.generator.config.resolution
-        if self._real is None:
-            self._real = torch.cat([_tensor(row, side) for row in self._rows])
+        task = model.generator.config.task
+        if task != "words":
+            found = mending(task, *self._mended(model))
+            return {**found, "score": found["psnr"]}
+        self._see(model)
+        assert self._real is not None
         made = _render(model, self._captions, self._seed)
         real_seen, made_seen = self._embed(self._real), self._embed(made)
         words = torch.cat([self._encoder.embed_words(part).cpu() for part in _parts(self._captions)])
@@ -83,6 +92,19 @@ class GanWatch:
             "sharpness": laplacian_energy(made) / max(laplacian_energy(self._real), 1e-12),
             "score": right,
         }
+
+    def _see(self, model: GanModel) -> None:
+        if self._real is None:
+            side = model.generator.config.resolution
+            self._real = torch.cat([_tensor(row, side) for row in self._rows])
+
+    @torch.inference_mode()
+    def _mended(self, model: GanModel) -> tuple[Tensor, Tensor, Tensor]:
+        """The truth, what G is given, and what it makes of it."""
+        self._see(model)
+        assert self._real is not None
+        given = damage(model.generator.config.task, self._real, self._seed, torch.arange(len(self._real)))
+        return self._real, given, _render(model, self._captions, self._seed, given)
 
     def _embed(self, images: Tensor) -> Tensor:
         model = self._encoder.model
@@ -112,12 +134,13 @@ def _tensor(row: CaptionedRow, side: int) -> Tensor:
     return unit_images(torch.tensor(pixels(row, side))[None])
 
 
-def _render(model: GanModel, captions: Sequence[str], seed: int) -> Tensor:
+def _render(model: GanModel, captions: Sequence[str], seed: int, given: Tensor | None = None) -> Tensor:
     config, device, made = model.generator.config, model.text_encoder.device, []
     for first, part in enumerate(_parts(captions)):
         seeds = [derive_seed(seed, "watch", first * _CALL + number) for number in range(len(part))]
         noise = torch.cat([torch.randn(1, config.noise_dim, generator=image_generator(one)) for one in seeds])
-        made.append(model.generator(noise.to(device), model.embed(part)).float().cpu())
+        damaged = None if given is None else given[first * _CALL :][: len(part)].to(device)
+        made.append(model.generator(noise.to(device), model.embed(part), damaged).float().cpu())
     return torch.cat(made)
 
 

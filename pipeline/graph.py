@@ -15,6 +15,7 @@ from actors.recipes import load_recipe
 from actors.render_settings import RenderSettings
 from pipeline.board import Board
 from pipeline.config import Actors, Expand, SynthesizeConfig
+from pipeline.picture_columns import PictureColumns
 from pipeline.run_record import Run
 from pipeline.source import ShardSource
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage, PromptStage
@@ -111,6 +112,8 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
 
 
 def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
+    honoured = run.plan.columns.honoured
+    pictures = PictureColumns(config.prompts.uri, config.prompts.options, "mask" in honoured)
     return GenerateSettings(
         render=render_settings(config),
         encoding=config.output.image.encoding,
@@ -122,6 +125,7 @@ def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gene
         store=store,
         output_format=config.output.format,
         fingerprint=run.fingerprint,
+        pictures=pictures if "image" in honoured else None,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from actors.backend_diffusers import DiffusersSettings
 from actors.contracts import ImageJob
 from actors.errors import UserError
+from actors.gan_model import task_of
 from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.model_uri import resolve_model
@@ -55,6 +56,10 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
         raise UserError(
             f"the model at '{uri}' is not the one of this run (sha256 {found.sha256[:12]}, the run used "
             f"{record['identity']['models']['generate'][:12]}); name the right one with --model"
+        )
+    if generate.backend == "gan" and task_of(found.path) != "words":
+        raise UserError(
+            f"image '{image_id}' was made from a picture of the prompt table, which the output does not hold"
         )
     own = generate.diffusers
     options = DiffusersSettings(**own.model_dump())

@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from PIL import Image
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from transformers import PreTrainedTokenizerFast
 
+from actors.decode import decode_image, square
 from actors.errors import UserError
 from actors.seeds import derive_seed
 from actors.training_batch import TrainingBatch
 from pipeline.captioned import CaptionedRow, CaptionedTable
-from pipeline.decode import decode_image
 from pipeline.sample_order import Pick, SampleOrder
 
 MAX_OWN_CAPTIONS = 128
@@ -206,12 +205,6 @@ def pixels(row: CaptionedRow, resolution: int) -> NDArray[np.uint8]:
         UserError: it cannot be decoded.
     """
     try:
-        picture = decode_image(row.image)
+        return square(decode_image(row.image), resolution)
     except ValueError as error:
         raise UserError(f"the picture '{row.name}' cannot be decoded: {error}; mend it or take its row out") from error
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    if side != resolution:
-        picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    return np.asarray(picture)

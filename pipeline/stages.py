@@ -19,11 +19,12 @@ from actors.images import ImageEncoder
 from actors.render_settings import RenderSettings, build_backend
 from actors.seeds import derive_seed
 from pipeline import columns as c
-from pipeline.assemble import image_jobs, output_rows, reject_rows, split_failures
+from pipeline.assemble import image_jobs, output_rows, refuse, reject_rows, split_failures
 from pipeline.board import Events
 from pipeline.commit import ShardCommitter, ShardResult
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
+from pipeline.picture_columns import PictureColumns
 from pipeline.spool import ImageSpool
 from pipeline.storage import Store
 from pipeline.storage_errors import describe
@@ -108,6 +109,7 @@ class GenerateSettings:
     store: Store
     output_format: str
     fingerprint: str
+    pictures: PictureColumns | None = None
 
 
 class GenerateStage:
@@ -145,7 +147,11 @@ class GenerateStage:
         record = self._committer.adopt(shard)
         if record is not None:
             return _outcome(record, adopted=True)
-        sheet = image_jobs(block, settings.run_seed)
+        given = None
+        if settings.pictures is not None:
+            given, errors = settings.pictures.read(block)
+            block = refuse(block, errors)
+        sheet = image_jobs(block, settings.run_seed, given)
         with settings.store.scratch() as scratch, ImageSpool(scratch) as spool:
             self._generator.render(sheet.jobs, spool)
             rendered = time.monotonic()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.errors import JobError, PromptmillError, UserError
+from actors.gan_model import task_of
 from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
 from pipeline.board import Board
@@ -66,12 +67,14 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
         The run, and the text of each recipe that it may use.
     """
     table = open_table(config.prompts)
-    columns = choose_columns(table.schema, config.prompts)
-    recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
     unsafe = config.allow_unsafe_models
+    painter = resolve_model(config.generate.model, allow_unsafe=unsafe)
+    mends = config.generate.backend == "gan" and task_of(painter.path) != "words"
+    columns = choose_columns(table.schema, config.prompts, pictures=mends)
+    recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
     models = ModelHashes(
         expand=resolve_model(config.expand.model, allow_unsafe=unsafe).sha256 if config.expand else None,
-        generate=resolve_model(config.generate.model, allow_unsafe=unsafe).sha256,
+        generate=painter.sha256,
     )
     return describe_run(store, config, table, columns, models, recipes), recipes
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from actors.gan_model import GanModel
-from actors.networks import GanConfig, GanGenerator
+from actors.networks import GanConfig, GanGenerator, Task
 
 _CORPUS = ["a red heart on the beach", "a green tree", "一只猫在沙滩上玩耍", "bold red x", "a photo of a blue cat"]
 
@@ -31,11 +31,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_gan(directory: Path) -> Path:
+def save_gan(directory: Path, task: Task = "words") -> Path:
     """A text-conditional GAN for 32x32 pictures with random weights."""
     torch.manual_seed(0)
     words = tokenizer()
-    config = GanConfig(text_dim=16, noise_dim=8, latent_channels=4, stem_width=24, stem_blocks=1, widths=(8, 8))
+    config = GanConfig(
+        text_dim=16, noise_dim=8, latent_channels=4, stem_width=24, stem_blocks=1, widths=(8, 8), task=task
+    )
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from actors.backend_gan import GanBackend
 from actors.contracts import ImageJob
 from actors.errors import JobError, UserError
+from actors.gan_model import task_of
 from actors.gan_trainer import GanTrainer
 from pipeline.config_file import load_config
 from pipeline.export import export
@@ -160,8 +161,13 @@ def test_micro_batches_do_what_one_batch_does(table, encoder, local_ray, tmp_pat
 @pytest.mark.parametrize("task", ["inpainting", "restoration"])
 def test_a_picture_as_condition_trains_by_the_same_code(table, encoder, local_ray, tmp_path, task):
     told = [f"networks.task={task}", "autoencoder.steps=0", "regression.steps=0", "adversarial.steps=8"]
-    weights = run(table, encoder, tmp_path, *told, "watch.pictures=0")
+    weights = run(table, encoder, tmp_path, *told, "cadence.watch=8")
     assert any(name.startswith("generator/given.") for name in weights)
+    last = lines(tmp_path)[-1]
+    baselines = ["_mean_colour", "_telea"] if task == "inpainting" else ["_given"]
+    assert all(math.isfinite(last[f"{name}{which}"]) for name in ("psnr", "ssim") for which in ["", *baselines])
+    assert (tmp_path / "sheets/adversarial-00000008.png").is_file()
+    assert task_of(tmp_path / "model") == task
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
+from actors.decode import decode_image
 from actors.errors import UserError
 from pipeline.captioned import open_captioned
-from pipeline.decode import decode_image
 from tests.pipeline.outputs import make_output
 
 PICTURE = {"bytes": b"a picture", "path": "a.png"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import warnings
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 64 * 1024 * 1024
@@ -33,3 +35,13 @@ def decode_image(data: bytes) -> Image.Image:
         return picture.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a whole {', '.join(_FORMATS)} picture ({type(error).__name__})") from error
+
+
+def square(picture: Image.Image, side: int) -> NDArray[np.uint8]:
+    """The square in a picture's middle as (side, side, 3) uint8, resampled (Lanczos) where it has another size."""
+    shorter = min(picture.size)
+    left, top = (picture.width - shorter) // 2, (picture.height - shorter) // 2
+    picture = picture.crop((left, top, left + shorter, top + shorter))
+    if shorter != side:
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    return np.array(picture)
