@@ -1,7 +1,7 @@
 """How well pictures were mended: PSNR and SSIM where pixels were to be made, beside what needs no training.
 
-The baselines: for holes the mean colour of what is left, and Telea's inpainting (2004, OpenCV); for damaged pictures the
-damaged picture itself, which came from fewer pixels by bicubic interpolation.
+The baselines: for holes the mean colour of what is left, and Telea's inpainting (2004, OpenCV); for damaged pictures
+the damaged picture itself, which came from fewer pixels by bicubic interpolation.
 """
 
 from __future__ import annotations

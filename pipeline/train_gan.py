@@ -55,7 +55,7 @@ class GanTask(TrainingTask):
             return {}
         if self._watch is None:
             self._watch = GanWatch(self.config.watch, self.shown or self.table, trainee.encoder, self.config.seed)
-        log.picture("sheets", phase.name, step, self._watch.sheet(trainee.model()))
+        log.sheet(phase.name, step, self._watch.sheet(trainee.model()))
         return self._watch.measure(trainee.model())
 
     def finish(self, trainee: Trainee, store: Store) -> None:

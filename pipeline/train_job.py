@@ -39,6 +39,7 @@ from pipeline.sample_stream import SampleReader, stream
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
 from pipeline.train_log import TrainLog
+from pipeline.train_profile import profiled
 from pipeline.train_settings import TrainingConfig
 
 _EXPERIMENT = "checkpoints"
@@ -188,7 +189,9 @@ class _Worker:
 
     def _batches(self, phase: PhasePlan, first: int) -> Iterator[TrainingBatch]:
         self._clock = (time.monotonic(), first)
-        return stream(self._task.reader(phase), first, phase.steps, rank=self._rank, workers=self._workers)
+        batches = stream(self._task.reader(phase), first, phase.steps, rank=self._rank, workers=self._workers)
+        profiling = self._task.config.cadence.profile and self._rank == 0
+        return profiled(batches, self._store, phase.name) if profiling else batches
 
     def _note(self, phase: PhasePlan, step: int, values: Values) -> None:
         if self._log is None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.storage import Store
+from pipeline.train_report import SHEETS, put_train_report
 
 LOG = "log.jsonl"
 _EVENTS = "tensorboard"
@@ -31,7 +32,6 @@ class TrainLog:
 
     def __init__(self, store: Store, phases: list[str], resumed: tuple[str, int] | None) -> None:
         self._store, self._phases = store, phases
-        self._offsets: dict[str, int] = {}
         lines = (store.read(LOG) or b"").decode().splitlines() if resumed else []
         limit = (phases.index(resumed[0]), resumed[1]) if resumed else (0, 0)
         self._lines = [line for line in lines if self._place(line) <= limit]
@@ -45,19 +45,20 @@ class TrainLog:
         for name, value in values.items():
             self._writer.add_scalar(f"{phase}/{name}", value, step)
 
-    def picture(self, name: str, phase: str, step: int, picture: Image.Image) -> None:
-        """Keeps a picture under OUTPUT/NAME, named after phase and step, and among TensorBoard's images."""
+    def sheet(self, phase: str, step: int, picture: Image.Image) -> None:
+        """Keeps a sample sheet, named after phase and step, and among TensorBoard's images."""
         sink = io.BytesIO()
         picture.save(sink, "PNG", optimize=True)
-        self._store.replace(f"{name}/{phase}-{step:08d}.png", sink.getvalue())
-        self._writer.add_image(f"{phase}/{name}", np.asarray(picture), step, dataformats="HWC")
+        self._store.replace(f"{SHEETS}/{phase}-{step:08d}.png", sink.getvalue())
+        self._writer.add_image(f"{phase}/sheet", np.asarray(picture), step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Puts what there is onto the store."""
+        """Puts what there is onto the store, and draws the page anew."""
         self._store.replace(LOG, "".join(line + "\n" for line in self._lines).encode())
         self._writer.flush()
         for path in sorted(Path(self._scratch.name).iterdir()):
             self._store.replace(f"{_EVENTS}/{path.name}", path.read_bytes())
+        put_train_report(self._store, [json.loads(line) for line in self._lines])
 
     def close(self) -> None:
         """Flushes and ends the event file."""

@@ -65,6 +65,7 @@ class Cadence(Section):
 
     log: int = place(20, "steps between two lines of the log", ge=1)
     checkpoint: int = place(200, "steps between two checkpoints", ge=1)
+    profile: bool = place(False, "write a profiler trace of a few steps of each phase to OUTPUT/profile")
     watch: int = place(500, "steps between two sample sheets and measurements", ge=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import threading
@@ -89,6 +90,15 @@ def test_sheets_are_kept_under_phase_and_step(calm):
     assert Image.open(calm[0] / "sheets" / names[0]).width > 100
 
 
+def test_the_page_shows_curves_and_sheets_and_loads_nothing(calm):
+    page = (calm[0] / "report.html").read_text()
+    assert page.count("<path d=") > 20
+    assert page.count("data:image/png;base64,") == 2
+    assert "default-src 'none'" in page
+    assert "http://" not in page
+    assert "https://" not in page
+
+
 def test_the_model_renders_its_size_and_its_card_tells_cost_and_config(calm):
     backend = GanBackend(calm[0] / "model", torch.device("cpu"))
     (made,) = backend.render([ImageJob("a", "a red circle", None, 1, None, None)])
@@ -161,13 +171,15 @@ def test_micro_batches_do_what_one_batch_does(table, encoder, local_ray, tmp_pat
 @pytest.mark.parametrize("task", ["inpainting", "restoration"])
 def test_a_picture_as_condition_trains_by_the_same_code(table, encoder, local_ray, tmp_path, task):
     told = [f"networks.task={task}", "autoencoder.steps=0", "regression.steps=0", "adversarial.steps=8"]
-    weights = run(table, encoder, tmp_path, *told, "cadence.watch=8")
+    weights = run(table, encoder, tmp_path, *told, "cadence.watch=8", "cadence.profile=true")
     assert any(name.startswith("generator/given.") for name in weights)
     last = lines(tmp_path)[-1]
     baselines = ["_mean_colour", "_telea"] if task == "inpainting" else ["_given"]
     assert all(math.isfinite(last[f"{name}{which}"]) for name in ("psnr", "ssim") for which in ["", *baselines])
     assert (tmp_path / "sheets/adversarial-00000008.png").is_file()
     assert task_of(tmp_path / "model") == task
+    trace = json.loads(gzip.decompress((tmp_path / "profile/adversarial.json.gz").read_bytes()))
+    assert any("conv" in event["name"] for event in trace["traceEvents"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
