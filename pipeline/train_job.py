@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
 import tempfile
 import time
@@ -105,7 +106,7 @@ def run_training(task: TrainingTask, *, quiet: bool) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task},
+        train_loop_config={"task": task, "directory": str(Path.cwd())},
         torch_config=TorchConfig(backend="nccl" if workers.gpus > 0 else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
@@ -134,6 +135,9 @@ def run_training(task: TrainingTask, *, quiet: bool) -> None:
 def _worker(told: dict[str, Any]) -> None:
     """Runs in each training worker."""
     task: TrainingTask = told["task"]
+    # Ray Train moves its workers into a directory of its own: relative paths are the user's, not Ray's.
+    with contextlib.suppress(FileNotFoundError):
+        os.chdir(told["directory"])
     config, context = task.config, ray.train.get_context()
     rank, count = context.get_world_rank(), context.get_world_size()
     use_resources(config.workers.cpus, config.workers.gpus)

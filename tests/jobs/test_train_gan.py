@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -148,6 +151,21 @@ def test_a_worker_killed_in_any_phase_comes_back_to_the_same_weights(calm, table
     assert [(line["phase"], line["step"]) for line in lines(tmp_path / "run")] == [
         (line["phase"], line["step"]) for line in lines(calm[0])
     ]
+
+
+def test_relative_paths_are_the_users(table, encoder, tmp_path):
+    """As a newcomer types it, in a process of its own."""
+    shutil.copy(table, tmp_path / "shapes.parquet")
+    shutil.copytree(encoder, tmp_path / "encoder")
+    told = ["data.uri=shapes.parquet", "encoder=encoder", "output.uri=out/gan", *TINY]
+    told += ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=2"]
+    command = [sys.executable, "-m", "jobs", "train-gan", *told]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "generate.model=out/gan/model" in ended.stdout
+    for name in ("model/generator.safetensors", "model/README.md", "log.jsonl", "report.html", "sheets"):
+        assert (tmp_path / "out/gan" / name).exists()
+    assert list((tmp_path / "out/gan").glob("checkpoints/adversarial-*/manifest.json"))
 
 
 def test_two_workers_do_what_one_does(table, encoder, local_ray, tmp_path):
