@@ -8,7 +8,7 @@ from actors.errors import UserError
 from actors.gan_schedule import PHASES, GanSchedule, PhaseSettings
 from actors.networks import GanConfig
 from pipeline.config import Section, option, place
-from pipeline.train_settings import TrainingConfig
+from pipeline.train_settings import TrainingConfig, WatchTable
 
 
 class Networks(Section):
@@ -68,11 +68,9 @@ class Compute(Section):
     compile: bool = option(False, "torch.compile for G and the autoencoder (not D: it is differentiated twice)")
 
 
-class Watch(Section):
-    """What is measured every ``cadence.watch`` steps."""
+class Watch(WatchTable):
+    """What is shown and measured every ``cadence.watch`` steps."""
 
-    pictures: int = place(400, "pictures of the table that are compared with as many made ones; 0 = no measures", ge=0)
-    split: str | None = place(None, "split they come from; null = that of training")
     sheet: list[str] = place([], "captions of the sample sheet; empty = captions of the table")
     columns: int = place(4, "captions side by side on the sheet", ge=1)
     each: int = place(4, "pictures of each caption", ge=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import torch
@@ -14,13 +13,12 @@ from actors.gan_measures import frechet_distance, laplacian_energy, mean_distanc
 from actors.gan_model import GanModel
 from actors.image_text import ImageText, resample
 from actors.seeds import derive_seed, image_generator
-from actors.training_batch import positives, unit_images
 from actors.training_loop import Values
-from pipeline.captioned import CaptionedRow, CaptionedTable
+from pipeline.captioned import CaptionedTable
 from pipeline.gan_config import Watch
 from pipeline.mend_measures import mending
 from pipeline.sample_sheet import draw_sheet, lay_out
-from pipeline.sample_stream import caption_hash, draw_caption, pixels
+from pipeline.watch_rows import choose_rows
 
 _CALL = 32
 _EACH = 4
@@ -41,12 +39,8 @@ class GanWatch:
 
     def __init__(self, settings: Watch, table: CaptionedTable, encoder: ImageText, seed: int) -> None:
         self._settings, self._encoder, self._seed = settings, encoder, seed
-        self._rows = _choose(table, max(settings.pictures, 1), seed)
-        captions = [
-            draw_caption(row, random.Random(derive_seed(seed, "watch", number)))
-            for number, row in enumerate(self._rows)
-        ]
-        self._captions: list[str] = captions
+        self._shown = choose_rows(table, max(settings.pictures, 1), seed)
+        self._captions = self._shown.captions
         self._real: Tensor | None = None
 
     def sheet(self, model: GanModel) -> Image.Image:
@@ -76,17 +70,13 @@ class GanWatch:
         made = _render(model, self._captions, self._seed)
         real_seen, made_seen = self._embed(self._real), self._embed(made)
         words = torch.cat([self._encoder.embed_words(part).cpu() for part in _parts(self._captions)])
-        caption = torch.tensor([caption_hash(text) for text in self._captions])
-        own = [{caption_hash(text) for text in row.captions} for row in self._rows]
-        longest = max(len(hashes) for hashes in own)
-        true = positives(caption, torch.tensor([[*hashes, *[0] * (longest - len(hashes))] for hashes in own]))
         varied = [text for text in self._captions[:_VARIED] for _ in range(_EACH)]
         apart = self._embed(_render(model, varied, self._seed + 1)).view(-1, _EACH, made_seen.shape[1])
-        right = r_precision(made_seen, words, true, self._seed)
+        right = r_precision(made_seen, words, self._shown.true(), self._seed)
         return {
             "fd": frechet_distance(real_seen, made_seen),
             "r_precision": right,
-            "r_precision_real": r_precision(real_seen, words, true, self._seed),
+            "r_precision_real": r_precision(real_seen, words, self._shown.true(), self._seed),
             "diversity": mean_distance(apart),
             "nearest": float((made_seen @ real_seen.T).max(dim=1).values.mean()),
             "sharpness": laplacian_energy(made) / max(laplacian_energy(self._real), 1e-12),
@@ -95,8 +85,7 @@ class GanWatch:
 
     def _see(self, model: GanModel) -> None:
         if self._real is None:
-            side = model.generator.config.resolution
-            self._real = torch.cat([_tensor(row, side) for row in self._rows])
+            self._real = self._shown.pictures(model.generator.config.resolution)
 
     @torch.inference_mode()
     def _mended(self, model: GanModel) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,25 +102,6 @@ class GanWatch:
             fitting = resample(part.to(model.device), side)
             parts.append(self._encoder.embed_images(fitting).cpu())
         return torch.cat(parts)
-
-
-def _choose(table: CaptionedTable, count: int, seed: int) -> list[CaptionedRow]:
-    """``count`` rows drawn alike; rows of a weight below 1 (derived copies) are left out where there are others."""
-    places = [
-        (number, row)
-        for number, fragment in enumerate(table.fragments)
-        for row in range(fragment.rows)
-        if fragment.weights is None or fragment.weights[row] >= 1
-    ] or [(number, row) for number, fragment in enumerate(table.fragments) for row in range(fragment.rows)]
-    random.Random(derive_seed(seed, "watch")).shuffle(places)
-    chosen: dict[int, list[int]] = {}
-    for number, row in places[:count]:
-        chosen.setdefault(number, []).append(row)
-    return [found for number, rows in sorted(chosen.items()) for found in table.read(table.fragments[number], rows)]
-
-
-def _tensor(row: CaptionedRow, side: int) -> Tensor:
-    return unit_images(torch.tensor(pixels(row, side))[None])
 
 
 def _render(model: GanModel, captions: Sequence[str], seed: int, given: Tensor | None = None) -> Tensor:

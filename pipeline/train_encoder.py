@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from actors.encoder_trainer import EncoderSchedule, EncoderTrainer
-from actors.image_text import EncoderSizes, build_image_text
+from actors.gan_measures import r_precision
+from actors.image_text import EncoderSizes, ImageText, build_image_text
 from actors.seeds import derive_seed
 from actors.training_loop import PhasePlan, Trainee, Values
 from pipeline.caption_tokenizer import train_tokenizer
-from pipeline.captioned import open_captioned
+from pipeline.captioned import CaptionedTable
 from pipeline.cluster import connected
-from pipeline.config import Section, option
+from pipeline.config import Section, option, place
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
-from pipeline.train_job import TrainingTask, open_output, run_training
+from pipeline.train_job import TrainingTask, open_output, open_split, run_training
 from pipeline.train_log import TrainLog
 from pipeline.train_record import begin_run
-from pipeline.train_settings import TrainingConfig
+from pipeline.train_settings import TrainingConfig, WatchTable
+from pipeline.watch_rows import WatchRows, choose_rows
+
+_CALL = 64
 
 
 class EncoderNetworks(Section):
@@ -53,6 +57,7 @@ class TrainEncoderConfig(TrainingConfig):
 
     networks: EncoderNetworks = option(EncoderNetworks(), "sizes of the encoder")
     schedule: EncoderScheduleConfig = option(EncoderScheduleConfig(), "how long and how hard")
+    watch: WatchTable = place(WatchTable(), "what is measured on the way")
 
 
 @dataclass
@@ -61,6 +66,8 @@ class EncoderTask(TrainingTask):
 
     config: TrainEncoderConfig
     tokenizer: PreTrainedTokenizerFast
+    shown: CaptionedTable | None
+    _rows: WatchRows | None = field(default=None, init=False)
 
     def build(self, device: torch.device) -> EncoderTrainer:
         """The same weights in each worker, from the run's seed."""
@@ -77,8 +84,13 @@ class EncoderTask(TrainingTask):
         return self.tokenizer, self.config.networks.resolution, self.config.networks.max_tokens
 
     def watch(self, trainee: Trainee, log: TrainLog, phase: PhasePlan, step: int) -> Values:
-        """Nothing yet beside the loss: `promptmill evaluate` measures encoders."""
-        return {}
+        """R-precision (1 of 100), and how often a caption finds its picture first, or among the first five."""
+        assert isinstance(trainee, EncoderTrainer)
+        if not self.config.watch.pictures:
+            return {}
+        if self._rows is None:
+            self._rows = choose_rows(self.shown or self.table, self.config.watch.pictures, self.config.seed)
+        return retrieval(trainee.encoder, self._rows, self.config.seed)
 
     def finish(self, trainee: Trainee, store: Store) -> None:
         """Writes the encoder to OUTPUT/model."""
@@ -88,15 +100,28 @@ class EncoderTask(TrainingTask):
             put_files(store, directory, "model")
 
 
+@torch.inference_mode()
+def retrieval(encoder: ImageText, shown: WatchRows, seed: int) -> Values:
+    """How well pictures and captions find one another among those shown; captions true of several count for each."""
+    encoder.model.eval()
+    device = encoder.model.device
+    seen = shown.pictures(encoder.model.config.vision_config.image_size)
+    pictures = torch.cat([encoder.embed_images(part.to(device)).cpu() for part in seen.split(_CALL)])
+    starts = range(0, len(shown.captions), _CALL)
+    words = torch.cat([encoder.embed_words(shown.captions[start : start + _CALL]).cpu() for start in starts])
+    encoder.model.train()
+    true = shown.true()
+    order = (words @ pictures.T).argsort(dim=1, descending=True)
+    hits = true.T.gather(1, order)
+    right = r_precision(pictures, words, true, seed)
+    first, five = (float(hits[:, :count].any(dim=1).float().mean()) for count in (1, 5))
+    return {"r_precision": right, "recall_1": first, "recall_5": five, "score": right}
+
+
 def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:
     """Trains, or goes on; returns the model's URI. See `pipeline.train_job.run_training` for what it raises."""
-    table = open_captioned(
-        config.data.uri,
-        captions=config.data.captions,
-        image=config.data.image,
-        split=config.data.split,
-        options=config.data.options,
-    )
+    table = open_split(config, config.data.split)
+    shown = open_split(config, config.watch.split) if config.watch.split else None
     tokenizer = train_tokenizer(
         (caption for row in table.captions() for caption in row), config.networks.vocabulary, config.networks.max_tokens
     )
@@ -104,7 +129,7 @@ def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | Non
     with connected(address, config.cluster, debug):
         identity = {"config": config.identity(), "table": table.content}
         begin_run(store, identity, config.workers.model_dump(), fresh=fresh)
-        run_training(EncoderTask(config, TrainBoard(), table, tokenizer), quiet=quiet)
+        run_training(EncoderTask(config, TrainBoard(), table, tokenizer, shown), quiet=quiet)
     return store.public("model")
 
 

@@ -12,7 +12,7 @@ from actors.image_text import load_image_text
 from actors.model_uri import resolve_model
 from actors.seeds import derive_seed
 from actors.training_loop import PhasePlan, Trainee, Values
-from pipeline.captioned import CaptionedTable, open_captioned
+from pipeline.captioned import CaptionedTable
 from pipeline.cluster import connected
 from pipeline.export import write_model
 from pipeline.gan_config import TrainGanConfig
@@ -20,7 +20,7 @@ from pipeline.gan_watch import GanWatch
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
 from pipeline.train_encoder import put_files
-from pipeline.train_job import TrainingTask, open_output, run_training
+from pipeline.train_job import TrainingTask, open_output, open_split, run_training
 from pipeline.train_log import TrainLog
 from pipeline.train_record import begin_run
 
@@ -70,8 +70,8 @@ def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet
     """Trains, or goes on; returns the model's URI. See `pipeline.train_job.run_training` for what it raises."""
     config = config.settled()
     encoder = resolve_model(config.encoder)
-    table = _open(config, config.data.split)
-    shown = _open(config, config.watch.split) if config.watch.split else None
+    table = open_split(config, config.data.split)
+    shown = open_split(config, config.watch.split) if config.watch.split else None
     loaded = load_image_text(encoder.path)
     tokens = loaded.model.config.text_config.max_position_embeddings
     # The encoder is what it holds, wherever it lies.
@@ -84,8 +84,3 @@ def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet
         put_files(store, encoder.path, "encoder")
         run_training(GanTask(config, TrainBoard(), table, loaded.tokenizer, tokens, shown), quiet=quiet)
     return store.public("model")
-
-
-def _open(config: TrainGanConfig, split: str | None) -> CaptionedTable:
-    data = config.data
-    return open_captioned(data.uri, captions=data.captions, image=data.image, split=split, options=data.options)

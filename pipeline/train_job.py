@@ -33,7 +33,7 @@ from actors.seeds import derive_seed
 from actors.training_batch import TrainingBatch
 from actors.training_loop import Hooks, PhasePlan, Trainee, Values, train
 from actors.training_state import Position, read_position, write_state
-from pipeline.captioned import CaptionedTable
+from pipeline.captioned import CaptionedTable, open_captioned
 from pipeline.checkpoint_store import CheckpointStore
 from pipeline.sample_order import SampleOrder
 from pipeline.sample_stream import SampleReader, stream
@@ -91,6 +91,12 @@ def open_output(config: TrainingConfig) -> Store:
     """The place of a run."""
     output = config.output
     return Store(output.uri, output.options, output.unconditional)
+
+
+def open_split(config: TrainingConfig, split: str | None) -> CaptionedTable:
+    """The rows of one split of a run's table; all of them for None."""
+    data = config.data
+    return open_captioned(data.uri, captions=data.captions, image=data.image, split=split, options=data.options)
 
 
 def run_training(task: TrainingTask, *, quiet: bool) -> None:

@@ -69,6 +69,13 @@ class Cadence(Section):
     watch: int = place(500, "steps between two sample sheets and measurements", ge=1)
 
 
+class WatchTable(Section):
+    """What is measured every ``cadence.watch`` steps."""
+
+    pictures: int = place(400, "pictures of the table that are measured against; 0 = no measures", ge=0)
+    split: str | None = place(None, "split they come from; null = that of training")
+
+
 class TrainingConfig(Section):
     """What every training job has."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import scale
+from tests.benchmarks import scale, training
 
 if __name__ == "__main__":
     scale.main(["10", "100", "1000"])
+    training.main()

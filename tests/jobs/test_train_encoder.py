@@ -68,6 +68,8 @@ def test_the_log_has_a_line_for_each_stretch_and_the_loss_falls(calm):
     lines = [json.loads(line) for line in (calm[0] / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(10, 121, 10))
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["r_precision"] > 0.9
+    assert lines[-1]["recall_5"] >= lines[-1]["recall_1"] > 0.9
     assert list((calm[0] / "tensorboard").glob("events*"))
 
 
