@@ -47,9 +47,9 @@ class TrainBoard:
     def __init__(self) -> None:
         self._actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Standing).remote()
 
-    def tell(self, phase: str, step: int, steps: int, values: dict[str, float]) -> None:
-        """Tells how many of a phase's steps are done."""
-        self._actor.tell.remote({"phase": phase, "step": step, "steps": steps, "values": values})
+    def tell(self, phase: str, step: int, steps: int, values: dict[str, float], left: float) -> None:
+        """Tells how many of a phase's steps are done, and how many seconds the others will take."""
+        self._actor.tell.remote({"phase": phase, "step": step, "steps": steps, "values": values, "left": left})
 
     def stop(self, error: PromptmillError) -> None:
         """Tells why training stops for good; returns when it is known."""
@@ -96,7 +96,7 @@ class TrainBoard:
                 said = (told["phase"], told["step"])
                 console.print(
                     f"promptmill: {told['phase']} {told['step']}/{told['steps']}, {_note(told)}, "
-                    f"{time.monotonic() - begun:.0f} s",
+                    f"{time.monotonic() - begun:.0f} s, {_clock(told['left'])} left in this phase",
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -107,6 +107,10 @@ class TrainBoard:
         except (ray.exceptions.RayError, TimeoutError):
             return {}
         return found
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _note(told: dict[str, Any]) -> str:

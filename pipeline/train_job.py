@@ -212,7 +212,8 @@ class _Worker:
         told = {"samples_per_s": speed, "seconds": now - before, "memory_mib": _memory()}
         self._log.add(phase.name, step, {**values, **told})
         shown = {name: values[name] for name in list(values)[:2]}
-        self._task.board.tell(phase.name, step, phase.steps, {**shown, "samples/s": speed})
+        left = (phase.steps - step) * phase.batch / max(speed, 1e-9)
+        self._task.board.tell(phase.name, step, phase.steps, {**shown, "samples/s": speed}, left)
 
     def _watch(self, phase: PhasePlan, step: int) -> Values:
         # Measuring is no training: the clock stands still, so that samples/s and costs tell of steps alone.
