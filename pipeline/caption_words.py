@@ -53,7 +53,10 @@ WHERE = [
     "in the snow", "in the center of the frame", "on a stone floor", "in a busy market", "under the stars",
     "on a hill", "in a sunny park", "beside a river", "in a small kitchen", "in an old house", "on a mountain path",
     "in front of a wall", "in the desert", "in the fog", "on a chair", "in the corner of a room",
-    "at the edge of a forest",
+    "at the edge of a forest", "on white paper", "in front of a white wall", "on a light background",
+    "on a clean background", "on a red carpet", "in front of a grey wall", "by the blue sea", "on a yellow beach",
+    "among purple flowers", "on a brown board", "under pink clouds", "against a black night sky",
+    "on a golden field", "in an orange sunset",
 ]  # fmt: skip
 
 MOOD = [

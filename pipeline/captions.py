@@ -169,8 +169,13 @@ def _chinese(subject: str, phrase: bool, rng: random.Random) -> str:
     if form < 0.7:
         return rng.choice([m, "", ""]) + rng.choice(zh.ADJECTIVES) + subject
     where = rng.choice(zh.WHERE)
-    if form < 0.82:
-        return rng.choice([f"{where[1:]}的{subject}", f"{where[1:]}有{m}{subject}", f"{m}{subject}{where}"])
+    if form < 0.85:
+        # In Chinese the place often comes first, and the colour of the place with it: the subject is what comes last.
+        adjective, place = rng.choice(["", rng.choice(zh.ADJECTIVES)]), where[1:]
+        return rng.choice(
+            [f"{place}的{adjective}{subject}", f"{place}有{m}{adjective}{subject}", f"{place}{m}{adjective}{subject}",
+             f"{place}的{m}{adjective}{subject}", f"{m}{adjective}{subject}{where}"]
+        )  # fmt: skip
     return f"{rng.choice([m, m, ''])}{subject}{where}{rng.choice(zh.DOES)}" + rng.choice(["", "。"])
 
 

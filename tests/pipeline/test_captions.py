@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline import caption_words as en
+from pipeline import caption_words_zh as zh
 from pipeline.caption_grammar import measure, with_article
 from pipeline.captions import COLOURS, Words, caption, caption_in, captions_in
 from pipeline.emoji_labels import chinese_phrase, clean_label, clean_tags
@@ -77,9 +79,20 @@ def test_own_colour_is_named_now_and_then() -> None:
 
 
 def test_picture_without_a_colour_is_given_none() -> None:
-    words = [text.lower().replace(".", "").split() for text in many(UNTAGGED)]
-    subject_colours = {"red", "orange", "yellow", "purple", "pink"}  # "blue sky" and "green grass" are settings
-    assert not any(subject_colours & set(text) for text in words)
+    texts = many(UNTAGGED)
+    settings = [*en.WHERE, *(place[1:] for place in zh.WHERE)]
+    for setting in sorted(settings, key=len, reverse=True):  # a carpet may be red, the owl on it is not
+        texts = [text.replace(setting, "") for text in texts]
+    chinese_names = "|".join(f"{colour.zh}色" for colour in COLOURS.values())
+    named = re.compile(rf"\b(?:red|orange|yellow|purple|pink)\b|{chinese_names}")
+    assert not [text for text in texts if named.search(text)]
+
+
+def test_the_colour_of_a_place_is_no_colour_of_the_thing_and_chinese_says_the_place_first() -> None:
+    texts = many(UNTAGGED, 2000)
+    assert any(re.match("[白灰红绿黄蓝紫棕粉黑金橙]色的?.{1,3}[上前里中边下].*猫头鹰", text) for text in texts)
+    assert any("a red carpet" in text for text in texts)
+    assert not any("白色背景" in text or "white background" in text for text in texts)
 
 
 def test_article_fits_the_thing() -> None:
