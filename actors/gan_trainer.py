@@ -183,8 +183,8 @@ class GanTrainer:
         self._follow(number)
         values = {"loss": loss_g, **told}
         if schedule.adversarial > 0:
-            # Lazy regularisation: the penalties' double backward every few steps, as much stronger.
-            gamma = schedule.penalty(number) * schedule.lazy if number % schedule.lazy == 0 else 0.0
+            # Lazy regularisation: the double backward of the penalties every few steps, as much stronger.
+            gamma = schedule.penalty(number) * schedule.lazy if (number + 1) % schedule.lazy == 0 else 0.0
             calls = [(*call, gamma) for call in self._split((real, torch.cat(fakes), words, others, distinct))]
             _, judged, _ = self._descend(self._judge, "critic", calls)
             values |= {**judged, "grad_norm_g": values.pop("grad_norm"), "grad_norm_d": judged["grad_norm"]}

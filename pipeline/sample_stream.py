@@ -1,9 +1,8 @@
-"""Training samples through Ray Data: decoded pictures and tokenised captions, a block a step, in the order of the run.
+"""Training samples through Ray Data: decoded pictures and tokenised captions, in the order of the run.
 
-A read task serves a run of steps for one worker: it reads the rows that `SampleOrder` names, decodes them, draws a
-caption for each, and yields one block a step, so that decoding runs beside training and memory holds a few steps alone.
-The stream is made inside the training worker, which alone knows the step that it resumes from; blocks are neither split
-nor reordered (``override_num_blocks``, ``preserve_order``).
+A reader actor serves a run of steps for one worker: it reads the rows that `SampleOrder` names, decodes them and draws
+a caption for each, so that decoding runs beside training and memory holds a few runs alone. The stream is made inside
+the training worker, which alone knows the step that it resumes from; its order is kept.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ import hashlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from ray.data import Datasource, ReadTask
-from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data.block import Block, BlockAccessor
 from transformers import PreTrainedTokenizerFast
 
 from actors.decode import decode_image, square
@@ -33,7 +31,7 @@ from pipeline.sample_order import Pick, SampleOrder
 
 MAX_OWN_CAPTIONS = 128
 """Captions of a picture that count as its own when positives are looked for."""
-_STEPS_A_TASK = 16
+_STEPS_A_RUN = 16
 
 
 @dataclass(frozen=True)
@@ -101,38 +99,16 @@ class SampleReader:
         }
 
 
-class _StepSource(Datasource):
-    """A read task for each run of steps."""
+class _ReadSteps:
+    """Reads runs of steps, in an actor: tasks would run in ever new processes, each of which imports torch first."""
 
-    def __init__(self, reader: SampleReader, first: int, steps: int, lanes: range) -> None:
-        self._first, self._steps, self._lanes = first, steps, lanes
-        self._rows = reader.order.batch // reader.order.lanes * len(lanes)
-        self._reader = ray.put(reader)
+    def __init__(self, reader: SampleReader, lanes: range) -> None:
+        self._reader, self._lanes = reader, lanes
 
-    def get_name(self) -> str:
-        """The stage's name in Ray's dashboard."""
-        return "CaptionedPictures"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: it only steers how Ray Data cuts blocks, and these are never cut."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One task for each run of steps, whatever the parallelism asked for."""
-        tasks = []
-        for begin in range(0, self._steps, _STEPS_A_TASK):
-            steps = min(_STEPS_A_TASK, self._steps - begin)
-            metadata = BlockMetadata(num_rows=steps * self._rows, size_bytes=None, input_files=None, exec_stats=None)
-            task = partial(_read_steps, self._reader, self._first + begin, steps, self._lanes)
-            tasks.append(ReadTask(task, metadata))
-        return tasks
-
-    @property
-    def tasks(self) -> int:
-        """Number of read tasks."""
-        return -(-self._steps // _STEPS_A_TASK)
+    def __call__(self, runs: pa.Table) -> Iterator[Block]:
+        """Rows of (first step, number of steps) -> a block for each step."""
+        for run in runs.to_pylist():
+            yield from self._reader.blocks(run["first"], run["steps"], self._lanes)
 
 
 class _Unhurried:
@@ -147,7 +123,7 @@ class _Unhurried:
 
     def on_execution_step(self, executor: Any) -> None:
         """After each round."""
-        time.sleep(0.02)
+        time.sleep(0.05)
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Nothing."""
@@ -156,17 +132,17 @@ class _Unhurried:
         """Nothing."""
 
 
-def _read_steps(reader: Any, first: int, steps: int, lanes: range) -> Iterable[Block]:
-    found: SampleReader = ray.get(reader)
-    return found.blocks(first, steps, lanes)
-
-
 def stream(
-    reader: SampleReader, first: int, last: int, *, rank: int, workers: int, span: int = 4096
+    reader: SampleReader, first: int, last: int, *, rank: int, workers: int, readers: int = 1, span: int = 4096
 ) -> Iterator[TrainingBatch]:
     """The batches of steps ``first`` to ``last`` for one of ``workers``, one a step.
 
-    ``span`` steps are planned at once: a plan has a read task for every few steps, and a run may have millions.
+    Args:
+        reader: what is read.
+        first, last: steps, the last one excluded.
+        rank, workers: which worker's share.
+        readers: actors that read and decode beside the training worker.
+        span: steps planned at once: a run may have millions.
     """
     lanes = reader.order.worker_lanes(rank, workers)
     batch = reader.order.batch // workers
@@ -175,15 +151,23 @@ def stream(
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [_Unhurried]
     while first < last:
-        steps = min(span, last - first)
-        source = _StepSource(reader, first, steps, lanes)
-        # No CPUs of its own: the training worker may hold them all, and reading would wait for them for ever.
-        dataset = ray.data.read_datasource(
-            source, override_num_blocks=source.tasks, ray_remote_args={"num_cpus": 0}, concurrency=2
+        stop = min(first + span, last)
+        runs = [
+            pa.table({"first": [begin], "steps": [min(_STEPS_A_RUN, stop - begin)]})
+            for begin in range(first, stop, _STEPS_A_RUN)
+        ]
+        # No CPUs of their own: the training worker may hold them all, and reading would wait for them for ever.
+        dataset = ray.data.from_blocks(runs).map_batches(
+            _ReadSteps,
+            fn_constructor_args=(reader, lanes),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(size=min(readers, len(runs)), max_tasks_in_flight_per_actor=2),
         )
         for arrays in dataset.iter_torch_batches(batch_size=batch, prefetch_batches=2, drop_last=False):
             yield TrainingBatch(**arrays)
-        first += steps
+        first = stop
 
 
 def draw_caption(row: CaptionedRow, rng: random.Random) -> str:

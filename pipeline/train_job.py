@@ -199,8 +199,12 @@ class _Worker:
 
     def _batches(self, phase: PhasePlan, first: int) -> Iterator[TrainingBatch]:
         self._clock = (time.monotonic(), first)
-        batches = stream(self._task.reader(phase), first, phase.steps, rank=self._rank, workers=self._workers)
-        profiling = self._task.config.cadence.profile and self._rank == 0
+        config = self._task.config
+        batches = stream(
+            self._task.reader(phase), first, phase.steps, rank=self._rank, workers=self._workers,
+            readers=config.data.readers,
+        )  # fmt: skip
+        profiling = config.cadence.profile and self._rank == 0
         return profiled(batches, self._store, phase.name) if profiling else batches
 
     def _note(self, phase: PhasePlan, step: int, values: Values) -> None:

@@ -21,6 +21,7 @@ class Data(Section):
     )
     split: str | None = option(None, "rows whose column `split` says so; null = all rows")
     lanes: int = option(8, "ranges that a batch is drawn from; the number of workers must divide it", ge=1)
+    readers: int = place(1, "actors that read and decode for each worker", ge=1)
     window: int = option(1024, "samples of a lane that are shuffled together", ge=1)
     options: dict[str, Any] = place({}, "fsspec options of the table's place; credentials belong in the environment")
 
