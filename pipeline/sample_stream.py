@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,7 @@ def draw_caption(row: CaptionedRow, rng: random.Random) -> str:
     return rng.choice([text for text, lang in zip(row.captions, row.languages, strict=True) if lang == language])
 
 
+@lru_cache(maxsize=1 << 20)
 def caption_hash(caption: str) -> int:
     """A positive number for a caption, the same for two that differ in case or space alone."""
     digest = hashlib.blake2b(" ".join(caption.lower().split()).encode(), digest_size=8).digest()

@@ -12,6 +12,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config, options
 from pipeline.gan_config import TrainGanConfig
 from pipeline.graph import recipe_texts
+from pipeline.train_encoder import TrainEncoderConfig
 
 REPO = Path(__file__).parents[2]
 
@@ -84,6 +85,11 @@ def test_languages_of_the_config_go_before_the_recipes_own() -> None:
         assert {parse_recipe(text).languages == languages for text in texts.values()} == {True}
 
 
-@pytest.mark.parametrize("path", sorted(REPO.glob("examples/*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(REPO.glob("examples/**/*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_parse(path: Path) -> None:
-    load_config(TrainGanConfig if path.name.startswith("train") else SynthesizeConfig, path)
+    """Each says in a comment which command it is for."""
+    commands = {"promptmill train-gan": TrainGanConfig, "promptmill train-encoder": TrainEncoderConfig}
+    text = path.read_text()
+    # A GAN's file names the encoder's command too: the last one is its own.
+    named = max((text.rfind(f"{command} examples/"), command) for command in [*commands, "promptmill synthesize"])
+    load_config(commands.get(named[1], SynthesizeConfig) if named[0] >= 0 else SynthesizeConfig, path)
