@@ -30,8 +30,8 @@ def r_precision(pictures: Tensor, words: Tensor, positive: Tensor, seed: int, co
 
     Args:
         pictures: (n, d); row i was made for row i of ``words``.
-        words: (n, d).
-        positive: (n, n) bool, [picture, words]: words that are true of a picture as well are no wrong answers.
+        words: (m, d), m at least n.
+        positive: (n, m) bool, [picture, words]: words that are true of a picture as well are no wrong answers.
         seed: chooses the others.
         count: words to choose from; fewer where there are not as many.
     """

@@ -32,6 +32,7 @@ class GanSchedule:
         lazy: steps between two with penalties.
         match: weight of the pairs with wrong words.
         adversarial, reconstruction, similarity: weights in G's loss.
+        ramp: steps over which the weight of the game rises from 0 in G's loss, so that D learns first.
         ema: decay of G's moving average.
         accumulate: micro-batches a step.
         mixed: forward passes in bfloat16.
@@ -48,6 +49,7 @@ class GanSchedule:
     adversarial: float = 1.0
     reconstruction: float = 0.0
     similarity: float = 0.0
+    ramp: int = 0
     ema: float = 0.999
     accumulate: int = 1
     mixed: bool = False
@@ -65,6 +67,10 @@ class GanSchedule:
     def warm(self) -> bool:
         """Whether there are latents that the adversarial phase can choose its noise by."""
         return self.phases["autoencoder"].steps > 0 and self.reconstruction > 0
+
+    def game(self, step: int) -> float:
+        """What the weight of the game is multiplied with at a step of the adversarial phase."""
+        return min(1.0, step / self.ramp) if self.ramp else 1.0
 
     def penalty(self, step: int) -> float:
         """Gamma at a step of the adversarial phase."""

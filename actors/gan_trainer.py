@@ -178,7 +178,8 @@ class GanTrainer:
         task = self.generator.config.task
         given = None if task == "words" else damage(task, real, self._seed + 4, batch.sample)
         self.critic.requires_grad_(False)
-        loss_g, told, fakes = self._descend(self._play, "generator", self._split((real, chosen, words, meaning, given)))
+        calls = [(*call, schedule.game(number)) for call in self._split((real, chosen, words, meaning, given))]
+        loss_g, told, fakes = self._descend(self._play, "generator", calls)
         self.critic.requires_grad_(True)
         self._follow(number)
         values = {"loss": loss_g, **told}

@@ -57,6 +57,7 @@ class Adversarial(Section):
     weight: float = option(1.0, "weight of the game in G's loss; 0 trains without D (a control)", ge=0)
     reconstruction: float = option(0.0, "weight of the distance to the training picture in G's loss", ge=0)
     similarity: float = option(0.0, "weight of 1 - cosine of picture and words in the frozen encoder", ge=0)
+    ramp: int = option(0, "steps over which the weight of the game rises from 0, so that D learns first", ge=0)
     ema: float = option(0.999, "decay of G's moving average", ge=0, lt=1)
 
 
@@ -130,6 +131,6 @@ class TrainGanConfig(TrainingConfig):
             phases[name] = PhaseSettings(section.steps or 0, section.batch, section.rate)
         return GanSchedule(
             phases, self.regression.noises, game.critic_rate, game.gamma, game.gamma_last, game.lazy, game.match,
-            game.weight, game.reconstruction, game.similarity, game.ema,
+            game.weight, game.reconstruction, game.similarity, game.ramp, game.ema,
             self.compute.accumulate, self.compute.precision == "bfloat16", self.compute.compile,
         )  # fmt: skip

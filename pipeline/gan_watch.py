@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from PIL import Image
 from torch import Tensor
 
+from actors.batched import embed_captions, embed_pictures, render_captions
 from actors.damage import damage
 from actors.gan_measures import frechet_distance, laplacian_energy, mean_distance, r_precision
 from actors.gan_model import GanModel
-from actors.image_text import ImageText, resample
-from actors.seeds import derive_seed, image_generator
+from actors.image_text import ImageText
 from actors.training_loop import Values
 from pipeline.captioned import CaptionedTable
 from pipeline.gan_config import Watch
@@ -20,7 +18,6 @@ from pipeline.mend_measures import mending
 from pipeline.sample_sheet import draw_sheet, lay_out
 from pipeline.watch_rows import choose_rows
 
-_CALL = 32
 _EACH = 4
 """Pictures of one caption that diversity is measured on."""
 _VARIED = 25
@@ -67,11 +64,13 @@ class GanWatch:
             return {**found, "score": found["psnr"]}
         self._see(model)
         assert self._real is not None
-        made = _render(model, self._captions, self._seed)
-        real_seen, made_seen = self._embed(self._real), self._embed(made)
-        words = torch.cat([self._encoder.embed_words(part).cpu() for part in _parts(self._captions)])
+        made = render_captions(model, self._captions, self._seed)
+        real_seen, made_seen = embed_pictures(self._encoder, self._real), embed_pictures(self._encoder, made)
+        words = embed_captions(self._encoder, self._captions)
         varied = [text for text in self._captions[:_VARIED] for _ in range(_EACH)]
-        apart = self._embed(_render(model, varied, self._seed + 1)).view(-1, _EACH, made_seen.shape[1])
+        apart = embed_pictures(self._encoder, render_captions(model, varied, self._seed + 1)).view(
+            -1, _EACH, made_seen.shape[1]
+        )
         right = r_precision(made_seen, words, self._shown.true(), self._seed)
         return {
             "fd": frechet_distance(real_seen, made_seen),
@@ -93,26 +92,4 @@ class GanWatch:
         self._see(model)
         assert self._real is not None
         given = damage(model.generator.config.task, self._real, self._seed, torch.arange(len(self._real)))
-        return self._real, given, _render(model, self._captions, self._seed, given)
-
-    def _embed(self, images: Tensor) -> Tensor:
-        model = self._encoder.model
-        side, parts = model.config.vision_config.image_size, []
-        for part in images.clamp(-1, 1).split(_CALL):
-            fitting = resample(part.to(model.device), side)
-            parts.append(self._encoder.embed_images(fitting).cpu())
-        return torch.cat(parts)
-
-
-def _render(model: GanModel, captions: Sequence[str], seed: int, given: Tensor | None = None) -> Tensor:
-    config, device, made = model.generator.config, model.text_encoder.device, []
-    for first, part in enumerate(_parts(captions)):
-        seeds = [derive_seed(seed, "watch", first * _CALL + number) for number in range(len(part))]
-        noise = torch.cat([torch.randn(1, config.noise_dim, generator=image_generator(one)) for one in seeds])
-        damaged = None if given is None else given[first * _CALL :][: len(part)].to(device)
-        made.append(model.generator(noise.to(device), model.embed(part), damaged).float().cpu())
-    return torch.cat(made)
-
-
-def _parts(captions: Sequence[str]) -> list[list[str]]:
-    return [list(captions[first : first + _CALL]) for first in range(0, len(captions), _CALL)]
+        return self._real, given, render_captions(model, self._captions, self._seed, given)

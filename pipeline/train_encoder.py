@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from actors.batched import embed_captions, embed_pictures
 from actors.encoder_trainer import EncoderSchedule, EncoderTrainer
 from actors.gan_measures import r_precision
 from actors.image_text import EncoderSizes, ImageText, build_image_text
@@ -24,8 +25,6 @@ from pipeline.train_log import TrainLog
 from pipeline.train_record import begin_run
 from pipeline.train_settings import TrainingConfig, WatchTable
 from pipeline.watch_rows import WatchRows, choose_rows
-
-_CALL = 64
 
 
 class EncoderNetworks(Section):
@@ -104,11 +103,8 @@ class EncoderTask(TrainingTask):
 def retrieval(encoder: ImageText, shown: WatchRows, seed: int) -> Values:
     """How well pictures and captions find one another among those shown; captions true of several count for each."""
     encoder.model.eval()
-    device = encoder.model.device
-    seen = shown.pictures(encoder.model.config.vision_config.image_size)
-    pictures = torch.cat([encoder.embed_images(part.to(device)).cpu() for part in seen.split(_CALL)])
-    starts = range(0, len(shown.captions), _CALL)
-    words = torch.cat([encoder.embed_words(shown.captions[start : start + _CALL]).cpu() for start in starts])
+    pictures = embed_pictures(encoder, shown.pictures(encoder.model.config.vision_config.image_size))
+    words = embed_captions(encoder, shown.captions)
     encoder.model.train()
     true = shown.true()
     order = (words @ pictures.T).argsort(dim=1, descending=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from actors.seeds import derive_seed
-from actors.training_batch import positives, unit_images
+from actors.training_batch import unit_images
 from pipeline.captioned import CaptionedRow, CaptionedTable
 from pipeline.sample_stream import caption_hash, draw_caption, pixels
 
@@ -27,10 +27,14 @@ class WatchRows:
 
     def true(self) -> Tensor:
         """(n, n) bool: [picture, caption], which captions are true of which pictures."""
-        caption = torch.tensor([caption_hash(text) for text in self.captions])
-        own = [{caption_hash(text) for text in row.captions} for row in self.rows]
-        longest = max(len(hashes) for hashes in own)
-        return positives(caption, torch.tensor([[*hashes, *[0] * (longest - len(hashes))] for hashes in own]))
+        places: dict[int, list[int]] = {}
+        for place, text in enumerate(self.captions):
+            places.setdefault(caption_hash(text), []).append(place)
+        found = torch.zeros(len(self.rows), len(self.captions), dtype=torch.bool)
+        for number, row in enumerate(self.rows):
+            for text in row.captions:
+                found[number, places.get(caption_hash(text), [])] = True
+        return found
 
 
 def choose_rows(table: CaptionedTable, count: int, seed: int) -> WatchRows:
