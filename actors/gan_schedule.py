@@ -37,6 +37,8 @@ class GanSchedule:
         accumulate: micro-batches a step.
         mixed: forward passes in bfloat16.
         compile: G and the autoencoder through torch.compile.
+        coder: there is an autoencoder, trained in this run or in the one that it starts from.
+        warm_critic: D's lower layers begin as the autoencoder's.
     """
 
     phases: dict[str, PhaseSettings]
@@ -54,6 +56,8 @@ class GanSchedule:
     accumulate: int = 1
     mixed: bool = False
     compile: bool = False
+    coder: bool = False
+    warm_critic: bool = False
 
     def phase(self, name: str) -> PhaseSettings:
         """The settings of a phase."""
@@ -66,7 +70,7 @@ class GanSchedule:
     @property
     def warm(self) -> bool:
         """Whether there are latents that the adversarial phase can choose its noise by."""
-        return self.phases["autoencoder"].steps > 0 and self.reconstruction > 0
+        return self.coder and self.reconstruction > 0
 
     def game(self, step: int) -> float:
         """What the weight of the game is multiplied with at a step of the adversarial phase."""

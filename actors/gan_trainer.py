@@ -165,6 +165,8 @@ class GanTrainer:
         schedule = self._schedule
         if number == 0:
             self.average.load_state_dict(self.generator.state_dict())
+            if schedule.coder and schedule.warm_critic:
+                self.critic.backbone.begin_as(self.coder)
         mask = (batch.tokens != self._pad).long()
         with torch.no_grad():
             words = pooled_words(self.text, batch.tokens, mask)

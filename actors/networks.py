@@ -104,6 +104,10 @@ class Encoder(nn.Module):
         result: Tensor = self.layers(image)
         return result
 
+    def begin_as(self, other: Encoder) -> None:
+        """Takes over another's weights but for those of the last layer, whose channels mean something else."""
+        self.layers[:-1].load_state_dict(other.layers[:-1].state_dict())
+
 
 class GivenPicture(nn.Module):
     """A picture to go on from, and its mask (n, 4, r, r) -> features for the decoder at 8x8, 16x16 ... r/2 (U-Net)."""

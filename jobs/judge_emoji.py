@@ -4,6 +4,10 @@ MODEL and JUDGE are model URIs, TABLE is what `jobs.prepare_emoji` wrote. The ju
 seed, trained on all captions, those of the held-out pictures too. For labels and for a wording that is in no training
 caption, English and Chinese, of seen and of held-out pictures, it says how often a rendered picture is nearer to its
 own words than to 99 others in the same wording (R-precision), and how often the real picture is: as good as it gets.
+
+``--described OUTPUT`` adds a line for the language model's own descriptions: OUTPUT is one of ``promptmill synthesize``
+whose prompts are English labels (another recipe than `pipeline.emoji_descriptions` has, or the wording is no new one).
+``--nearest SHEET.png`` draws samples of the fixed captions, each beside the training picture that is nearest to it.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.parquet as pq
+import torch
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +33,7 @@ from actors.gan_model import GanModel, load_gan
 from actors.image_text import ImageText, load_image_text
 from actors.model_uri import resolve_model
 from pipeline.captioned import CaptionedRow
+from pipeline.sample_sheet import SHEET, lay_out, picture_row
 from pipeline.watch_rows import WatchRows
 
 _COLUMNS = ["image", "split", "recoloured", "held_out_kind", "label_en", "label_zh", "caption_en", "caption_zh"]
@@ -55,45 +62,65 @@ class Judged:
     real: float
 
 
-def judge(model: GanModel, encoder: ImageText, table: Path, seed: int = 0) -> tuple[list[Judged], dict[str, float]]:
+def judge(
+    model: GanModel, encoder: ImageText, table: Path, seed: int = 0, described: dict[str, str] | None = None
+) -> tuple[list[Judged], dict[str, float]]:
     """R-precision by kind of picture and wording, and figures of the whole.
+
+    Args:
+        model: what is judged.
+        encoder: the judge.
+        table: what `jobs.prepare_emoji` wrote.
+        seed: chooses pictures, the words to choose from, and noise.
+        described: descriptions by English label, for a line of their own.
 
     Raises:
         UserError: the table is not one of `jobs.prepare_emoji`.
     """
-    try:
-        rows = pq.read_table(table, columns=_COLUMNS).to_pylist()
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{table}' is no table of jobs.prepare_emoji ({type(error).__name__})") from error
-    rows = [row for row in rows if not row["recoloured"]]
+    rows = [row for row in _read(table) if not row["recoloured"]]
     seen = [row for row in rows if row["split"] == "train"]
     groups = {"seen": random.Random(seed).sample(seen, min(len(seen), _SEEN))}
     for row in rows:
         if row["split"] != "train":
             groups.setdefault(f"held out, {row['held_out_kind']}", []).append(row)
     side, lines, figures = model.generator.config.resolution, [], {}
-    for name, some in groups.items():
-        for wording, say in WORDINGS.items():
-            # Words to choose from: of these pictures, and of others where these are few.
-            asked = _rows([*some, *_others(rows, some, seed)], say)
-            words, true = embed_captions(encoder, asked.captions), asked.true()[: len(some)]
-            pixels = _rows(some, say).pictures(side)
-            drawn = render_captions(model, asked.captions[: len(some)], seed)
-            real, made = embed_pictures(encoder, pixels), embed_pictures(encoder, drawn)
-            found = [r_precision(pictures, words, true, seed) for pictures in (made, real)]
-            lines.append(Judged(name, wording, len(some), *found))
-            if name == "seen" and wording == "label, en":
-                figures = {
-                    "FD in the judge's features": frechet_distance(real, made),
-                    "sharpness (Laplacian energy over that of the real)": laplacian_energy(drawn)
-                    / laplacian_energy(pixels),
-                    "nearest training picture (mean cosine)": float((made @ real.T).max(dim=1).values.mean()),
-                    "distance among real pictures (mean 1 - cosine)": mean_distance(real[None]),
-                }
+    asked = [(name, some, rows, wording, say) for name, some in groups.items() for wording, say in WORDINGS.items()]
+    if described:
+        told = [row for row in seen if row["label_en"] in described]
+        asked.append(("seen", told, told, "described, en", lambda row: described[row["label_en"]]))
+    for name, some, all_rows, wording, say in asked:
+        # Words to choose from: of these pictures, and of others where these are few.
+        choice = _rows([*some, *_others(all_rows, some, seed)], say)
+        words, true = embed_captions(encoder, choice.captions), choice.true()[: len(some)]
+        pixels = _rows(some, say).pictures(side)
+        drawn = render_captions(model, choice.captions[: len(some)], seed)
+        real, made = embed_pictures(encoder, pixels), embed_pictures(encoder, drawn)
+        found = [r_precision(pictures, words, true, seed) for pictures in (made, real)]
+        lines.append(Judged(name, wording, len(some), *found))
+        if name == "seen" and wording == "label, en":
+            figures = {
+                "FD in the judge's features": frechet_distance(real, made),
+                "sharpness (Laplacian energy over that of the real)": laplacian_energy(drawn)
+                / laplacian_energy(pixels),
+                "nearest training picture (mean cosine)": float((made @ real.T).max(dim=1).values.mean()),
+                "distance among real pictures (mean 1 - cosine)": mean_distance(real[None]),
+            }
     labels = [row["label_en"] for row in groups["seen"][:: max(1, len(groups["seen"]) // _VARIED)]]
     varied = embed_pictures(encoder, render_captions(model, [text for text in labels for _ in range(_EACH)], seed + 1))
     figures["distance among 8 pictures of one label"] = mean_distance(varied.view(len(labels), _EACH, -1))
     return lines, figures
+
+
+def nearest_sheet(model: GanModel, encoder: ImageText, table: Path, captions: Sequence[str] = SHEET) -> Image.Image:
+    """Two samples of each caption, each before the training picture that the judge finds nearest to it."""
+    rows = [row for row in _read(table) if row["split"] == "train"]
+    real = _rows(rows, WORDINGS["label, en"]).pictures(model.generator.config.resolution)
+    known, pairs = embed_pictures(encoder, real), []
+    for caption in captions:
+        made = picture_row(model, caption, 2)
+        nearest = real[(embed_pictures(encoder, made) @ known.T).argmax(dim=1)]
+        pairs.append(torch.stack([made, nearest], dim=1).flatten(0, 1))
+    return lay_out(captions, pairs, 4)
 
 
 def main(
@@ -102,9 +129,19 @@ def main(
         str, typer.Argument(metavar="JUDGE", help="URI of an image-text encoder not used in training")
     ],
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="what jobs.prepare_emoji wrote")],
+    described: Annotated[
+        Path | None, typer.Option(metavar="OUTPUT", help="output of promptmill synthesize: English labels, described")
+    ] = None,
+    nearest: Annotated[
+        Path | None, typer.Option(metavar="SHEET.png", help="draw samples beside their nearest training pictures")
+    ] = None,
 ) -> None:
     """Judge a GAN of emoji by an encoder that it was not trained with."""
-    lines, figures = judge(load_gan(resolve_model(model).path), load_image_text(resolve_model(judge_uri).path), table)
+    gan, encoder = load_gan(resolve_model(model).path), load_image_text(resolve_model(judge_uri).path)
+    if nearest is not None:
+        nearest_sheet(gan, encoder, table).save(nearest)
+    texts = _descriptions(described) if described else None
+    lines, figures = judge(gan, encoder, table, described=texts)
     shown = Table("pictures", "words", "n", "R-precision", "of real pictures", title=f"{model}, 1 of 100")
     for line in lines:
         shown.add_row(line.pictures, line.wording, str(line.count), f"{line.made:.1%}", f"{line.real:.1%}")
@@ -112,6 +149,25 @@ def main(
     console.print(shown)
     for name, value in figures.items():
         console.print(f"{name}: {value:.3f}", highlight=False)
+
+
+def _read(table: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(table, columns=_COLUMNS).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{table}' is no table of jobs.prepare_emoji ({type(error).__name__})") from error
+    return rows
+
+
+def _descriptions(output: Path) -> dict[str, str]:
+    """Accepted descriptions by prompt."""
+    try:
+        rows = pq.read_table(output / "data", columns=["prompt", "description", "description_status"]).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"'{output}' is no output of promptmill synthesize in Parquet ({type(error).__name__})"
+        ) from error
+    return {row["prompt"]: row["description"] for row in rows if row["description_status"] == "accepted"}
 
 
 def _rows(rows: Sequence[dict[str, Any]], say: Callable[[dict[str, Any]], str]) -> WatchRows:

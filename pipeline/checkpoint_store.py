@@ -79,16 +79,20 @@ class CheckpointStore:
 
     def fetch(self, target: Path, which: str) -> SavedCheckpoint | None:
         """The same for the ``newest``, the ``best`` (by score; the newest where none has one), or one by name."""
+        for saved in self.known(which):
+            if self._fetch(saved, target):
+                return saved
+            self._note(f"the checkpoint '{self._store.public(saved.name)}' is torn; an older one is taken")
+        return None
+
+    def known(self, which: str) -> list[SavedCheckpoint]:
+        """Checkpoints with a manifest, the one that ``which`` means first; their files are not looked at."""
         found = sorted(self._whole(), key=lambda one: one.order, reverse=True)
         if which == "best":
             found.sort(key=lambda one: -math.inf if one.score is None else one.score, reverse=True)
         elif which != "newest":
             found = [one for one in found if one.name.rpartition("/")[2] == which]
-        for saved in found:
-            if self._fetch(saved, target):
-                return saved
-            self._note(f"the checkpoint '{self._store.public(saved.name)}' is torn; an older one is taken")
-        return None
+        return found
 
     def clear(self) -> None:
         """Deletes all checkpoints."""
@@ -143,6 +147,12 @@ class CheckpointStore:
         self._store.remove(f"{name}/{MANIFEST}")
         for entry in self._store.list(name):
             self._store.remove(entry.name)
+
+
+def split_checkpoint_uri(uri: str) -> tuple[str, str | None]:
+    """``RUN/checkpoints/NAME`` -> (RUN, NAME), and ``RUN`` -> (RUN, None)."""
+    root, mark, name = uri.rstrip("/").partition(f"/{_ROOT}/")
+    return root, name if mark else None
 
 
 def digest_file(path: Path) -> FileDigest:

@@ -18,7 +18,7 @@ from actors.gan_model import GanModel
 from actors.image_text import load_image_text
 from actors.networks import GanConfig, GanGenerator
 from actors.training_state import read_position
-from pipeline.checkpoint_store import CheckpointStore
+from pipeline.checkpoint_store import CheckpointStore, split_checkpoint_uri
 from pipeline.storage import Store
 from pipeline.train_log import LOG
 from pipeline.train_record import read_run
@@ -41,12 +41,12 @@ def export(run_uri: str, target_uri: str, *, best: bool, options: dict[str, Any]
     Raises:
         UserError: no such run or checkpoint, or one of another kind.
     """
-    root, mark, name = run_uri.rstrip("/").partition("/checkpoints/")
+    root, name = split_checkpoint_uri(run_uri)
     run = Store(root, options or {})
     body = read_run(run)
     with tempfile.TemporaryDirectory(prefix="promptmill-") as scratch:
         files, encoder = Path(scratch) / "state", Path(scratch) / "encoder"
-        which = name if mark else ("best" if best else "newest")
+        which = name or ("best" if best else "newest")
         saved = CheckpointStore(run, 1, lambda text: None).fetch(files, which)
         if saved is None:
             raise UserError(f"'{run.public()}' holds no whole checkpoint '{which}'; train first, or name another")

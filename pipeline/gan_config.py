@@ -58,6 +58,9 @@ class Adversarial(Section):
     reconstruction: float = option(0.0, "weight of the distance to the training picture in G's loss", ge=0)
     similarity: float = option(0.0, "weight of 1 - cosine of picture and words in the frozen encoder", ge=0)
     ramp: int = option(0, "steps over which the weight of the game rises from 0, so that D learns first", ge=0)
+    warm_critic: bool = option(
+        True, "D's lower layers begin as the autoencoder's, where there is one: it sees edges and parts at once"
+    )
     ema: float = option(0.999, "decay of G's moving average", ge=0, lt=1)
 
 
@@ -81,6 +84,11 @@ class TrainGanConfig(TrainingConfig):
     """Captioned pictures and an image-text encoder in, a model directory for ``generate.model`` out."""
 
     encoder: str = option("package:promptmill/encoder", "URI of the image-text encoder: words for G, a judge for both")
+    start: str | None = option(
+        None,
+        "training run (its newest checkpoint), or RUN/checkpoints/NAME, whose networks this run begins with; "
+        "null = new ones",
+    )
     networks: Networks = option(Networks(), "sizes of the networks")
     autoencoder: Autoencoder = option(Autoencoder(), "warm start, first part")
     regression: Regression = option(Regression(), "warm start, second part")
@@ -94,7 +102,7 @@ class TrainGanConfig(TrainingConfig):
         Raises:
             UserError: a warm start for a task that has none, or batches that cannot be cut.
         """
-        warm = self.workers.gpus == 0 and self.networks.task == "words"
+        warm = self.workers.gpus == 0 and self.networks.task == "words" and self.start is None
         steps = {
             "autoencoder": self.autoencoder.steps if self.autoencoder.steps is not None else 1700 * warm,
             "regression": self.regression.steps if self.regression.steps is not None else 4000 * warm,
@@ -103,7 +111,7 @@ class TrainGanConfig(TrainingConfig):
             raise UserError(
                 f"networks.task={self.networks.task} has no warm start: leave out autoencoder and regression"
             )
-        if steps["regression"] and not steps["autoencoder"]:
+        if steps["regression"] and not steps["autoencoder"] and self.start is None:
             raise UserError("regression.steps needs an autoencoder to regress to: set autoencoder.steps too")
         if not self.adversarial.weight and not self.adversarial.reconstruction and self.adversarial.steps:
             raise UserError("adversarial.weight and adversarial.reconstruction are both 0: G would learn nothing")
@@ -122,8 +130,8 @@ class TrainGanConfig(TrainingConfig):
         """For `actors.networks`."""
         return GanConfig(text_dim=text_dim, **self.networks.model_dump())
 
-    def schedule(self) -> GanSchedule:
-        """For `actors.gan_trainer`; of a settled config."""
+    def schedule(self, *, coder: bool) -> GanSchedule:
+        """For `actors.gan_trainer`; of a settled config. ``coder``: the run that it starts from has an autoencoder."""
         game = self.adversarial
         phases = {}
         for name in PHASES:
@@ -133,4 +141,5 @@ class TrainGanConfig(TrainingConfig):
             phases, self.regression.noises, game.critic_rate, game.gamma, game.gamma_last, game.lazy, game.match,
             game.weight, game.reconstruction, game.similarity, game.ramp, game.ema,
             self.compute.accumulate, self.compute.precision == "bfloat16", self.compute.compile,
+            coder or phases["autoencoder"].steps > 0, game.warm_critic,
         )  # fmt: skip

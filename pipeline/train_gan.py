@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -23,6 +24,7 @@ from pipeline.train_encoder import put_files
 from pipeline.train_job import TrainingTask, open_output, open_split, run_training
 from pipeline.train_log import TrainLog
 from pipeline.train_record import begin_run
+from pipeline.train_start import Start, find_start
 
 
 @dataclass
@@ -33,6 +35,7 @@ class GanTask(TrainingTask):
     tokenizer: PreTrainedTokenizerFast
     max_tokens: int
     shown: CaptionedTable | None
+    start: Start | None = None
     _watch: GanWatch | None = field(default=None, init=False)
 
     def build(self, device: torch.device) -> GanTrainer:
@@ -42,7 +45,11 @@ class GanTask(TrainingTask):
         encoder.model.to(device)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         sizes = config.sizes(encoder.model.config.text_config.hidden_size)
-        return GanTrainer(encoder, sizes, config.schedule(), config.augment.settings(), config.seed, device)
+        schedule = config.schedule(coder=self.start is not None and self.start.coder)
+        trainer = GanTrainer(encoder, sizes, schedule, config.augment.settings(), config.seed, device)
+        if self.start is not None:
+            self.start.load(trainer)
+        return trainer
 
     def sizes(self) -> tuple[PreTrainedTokenizerFast, int, int]:
         """See the base."""
@@ -74,13 +81,16 @@ def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet
     shown = open_split(config, config.watch.split) if config.watch.split else None
     loaded = load_image_text(encoder.path)
     tokens = loaded.model.config.text_config.max_position_embeddings
-    # The encoder is what it holds, wherever it lies.
-    told = {key: value for key, value in config.identity().items() if key != "encoder"}
-    identity = {"config": told, "table": table.content, "encoder": encoder.sha256}
+    start = find_start(config.start, encoder.sha256, config.output.options) if config.start else None
+    # Encoder and start are what they hold, wherever they lie.
+    told = {key: value for key, value in config.identity().items() if key not in {"encoder", "start"}}
+    identity: dict[str, Any] = {"config": told, "table": table.content, "encoder": encoder.sha256}
+    if start is not None:
+        identity |= {"start": start.sha256, "coder": start.coder or bool(config.autoencoder.steps)}
     store = open_output(config)
     with connected(address, config.cluster, debug):
         begin_run(store, identity, config.workers.model_dump(), fresh=fresh)
         # A run holds all that its export needs, wherever the encoder goes.
         put_files(store, encoder.path, "encoder")
-        run_training(GanTask(config, TrainBoard(), table, loaded.tokenizer, tokens, shown), quiet=quiet)
+        run_training(GanTask(config, TrainBoard(), table, loaded.tokenizer, tokens, shown, start), quiet=quiet)
     return store.public("model")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from actors.backend_gan import GanBackend
 from actors.contracts import ImageJob
@@ -151,6 +151,52 @@ def test_a_worker_killed_in_any_phase_comes_back_to_the_same_weights(calm, table
     assert [(line["phase"], line["step"]) for line in lines(tmp_path / "run")] == [
         (line["phase"], line["step"]) for line in lines(calm[0])
     ]
+
+
+@pytest.fixture(scope="module")
+def warmed(table, encoder, local_ray, tmp_path_factory) -> Path:
+    """The newest checkpoint of a run that ends before the game."""
+    output = tmp_path_factory.mktemp("warmed")
+    told = [f"data.uri={table}", f"encoder={encoder}", f"output.uri={output}", *TINY, "adversarial.steps=0"]
+    train_gan(load_config(TrainGanConfig, None, told), fresh=False, address=None, quiet=True, debug=False)
+    return next((output / "checkpoints").glob("regression-00000012-*/manifest.json")).parent
+
+
+def test_a_run_begins_with_the_networks_of_another(calm, warmed, table, encoder, local_ray, tmp_path):
+    told = ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=1", "adversarial.lazy=2", "seed=5",
+            "adversarial.rate=1e-12", "adversarial.critic_rate=1e-12", "cadence.watch=1000"]  # fmt: skip
+    weights = run(table, encoder, tmp_path / "run", *told, f"start={warmed}")
+    before = {part: load_file(warmed / f"{part}.safetensors") for part in ("generator", "text", "coder")}
+    for part, tensors in before.items():
+        for name, tensor in tensors.items():
+            assert torch.allclose(weights[f"{part}/{name}"], tensor, atol=1e-6), name
+    # D is new but for its lower layers, which are the autoencoder's.
+    first = "layers.1.weight"
+    assert torch.allclose(weights[f"critic/backbone.{first}"], before["coder"][first], atol=1e-6)
+    cold = run(table, encoder, tmp_path / "cold", *told, f"start={warmed}", "adversarial.warm_critic=false")
+    assert not torch.allclose(cold[f"critic/backbone.{first}"], before["coder"][first], atol=1e-3)
+    # From the game on, D goes on as well.
+    later = run(table, encoder, tmp_path / "later", *told, f"start={calm[0]}")
+    assert torch.allclose(later["critic/realness.weight"], calm[1]["critic/realness.weight"], atol=1e-6)
+
+
+def test_another_start_is_another_run_and_one_that_does_not_fit_is_refused(
+    calm, warmed, table, encoder, local_ray, tmp_path
+):
+    told = ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=1", "cadence.watch=1000"]
+    run(table, encoder, tmp_path / "run", *told, f"start={calm[0]}")
+    with pytest.raises(UserError, match=r"another config or table \(start\)"):
+        run(table, encoder, tmp_path / "run", *told, f"start={warmed}")
+    with pytest.raises(UserError, match="have other sizes"):
+        run(table, encoder, tmp_path / "wide", *told, f"start={calm[0]}", "networks.stem_width=48")
+    with pytest.raises(UserError, match="holds no training run"):
+        run(table, encoder, tmp_path / "none", *told, f"start={tmp_path}")
+    with pytest.raises(UserError, match="holds no whole checkpoint"):
+        run(table, encoder, tmp_path / "none", *told, f"start={calm[0]}/checkpoints/nothing")
+    changed = shutil.copytree(encoder, tmp_path / "encoder")
+    save_file({n: t + 1 for n, t in load_file(changed / "model.safetensors").items()}, changed / "model.safetensors")
+    with pytest.raises(UserError, match="with another encoder"):
+        run(table, changed, tmp_path / "none", *told, f"start={calm[0]}")
 
 
 def test_relative_paths_are_the_users(table, encoder, tmp_path):
