@@ -4,6 +4,8 @@ MODEL and JUDGE are model URIs, TABLE is what `jobs.prepare_emoji` wrote. The ju
 seed, trained on all captions, those of the held-out pictures too. For labels and for a wording that is in no training
 caption, English and Chinese, of seen and of held-out pictures, it says how often a rendered picture is nearer to its
 own words than to 99 others in the same wording (R-precision), and how often the real picture is: as good as it gets.
+A judge may stumble over a wording as a GAN may; ``by label`` has it choose among the plain labels, whatever wording the
+picture was rendered from.
 
 ``--described OUTPUT`` adds a line for the language model's own descriptions: OUTPUT is one of ``promptmill synthesize``
 whose prompts are English labels (another recipe than `pipeline.emoji_descriptions` has, or the wording is no new one).
@@ -25,6 +27,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from actors.batched import embed_captions, embed_pictures, render_captions
 from actors.errors import UserError
@@ -53,13 +56,14 @@ WORDINGS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 @dataclass(frozen=True)
 class Judged:
-    """One line: R-precision of rendered and of real pictures, over ``count`` captions."""
+    """One line: R-precision of rendered and of real pictures over ``count`` captions, and of rendered ones by label."""
 
     pictures: str
     wording: str
     count: int
     made: float
     real: float
+    by_label: float
 
 
 def judge(
@@ -90,12 +94,13 @@ def judge(
         asked.append(("seen", told, told, "described, en", lambda row: described[row["label_en"]]))
     for name, some, all_rows, wording, say in asked:
         # Words to choose from: of these pictures, and of others where these are few.
-        choice = _rows([*some, *_others(all_rows, some, seed)], say)
-        words, true = embed_captions(encoder, choice.captions), choice.true()[: len(some)]
+        offered = [*some, *_others(all_rows, some, seed)]
+        choice, plain = _rows(offered, say), _rows(offered, WORDINGS[f"label, {wording[-2:]}"])
         pixels = _rows(some, say).pictures(side)
         drawn = render_captions(model, choice.captions[: len(some)], seed)
         real, made = embed_pictures(encoder, pixels), embed_pictures(encoder, drawn)
-        found = [r_precision(pictures, words, true, seed) for pictures in (made, real)]
+        shown = [(made, choice), (real, choice), (made, plain)]
+        found = [_right(encoder, pictures, words, seed) for pictures, words in shown]
         lines.append(Judged(name, wording, len(some), *found))
         if name == "seen" and wording == "label, en":
             figures = {
@@ -142,13 +147,19 @@ def main(
         nearest_sheet(gan, encoder, table).save(nearest)
     texts = _descriptions(described) if described else None
     lines, figures = judge(gan, encoder, table, described=texts)
-    shown = Table("pictures", "words", "n", "R-precision", "of real pictures", title=f"{model}, 1 of 100")
+    heads = ("pictures", "words", "n", "R-precision", "by label", "of real pictures")
+    shown = Table(*heads, title=f"{model}, 1 of 100")
     for line in lines:
-        shown.add_row(line.pictures, line.wording, str(line.count), f"{line.made:.1%}", f"{line.real:.1%}")
+        shares = [f"{share:.1%}" for share in (line.made, line.by_label, line.real)]
+        shown.add_row(line.pictures, line.wording, str(line.count), *shares)
     console = Console()
     console.print(shown)
     for name, value in figures.items():
         console.print(f"{name}: {value:.3f}", highlight=False)
+
+
+def _right(encoder: ImageText, pictures: Tensor, words: WatchRows, seed: int) -> float:
+    return r_precision(pictures, embed_captions(encoder, words.captions), words.true()[: len(pictures)], seed)
 
 
 def _read(table: Path) -> list[dict[str, Any]]:

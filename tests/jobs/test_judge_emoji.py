@@ -37,7 +37,7 @@ def test_each_kind_of_picture_and_wording_has_its_line(table, tmp_path, capsys):
     assert all(wording in said for wording in WORDINGS)
     assert "seen" in said
     assert "held out, concept" in said
-    assert said.count("%") == 2 * 2 * len(WORDINGS)
+    assert said.count("%") == 2 * 3 * len(WORDINGS)
     for name in ("FD in the judge's features", "sharpness", "nearest training picture", "8 pictures of one label"):
         assert name in said
 
