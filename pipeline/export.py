@@ -79,6 +79,7 @@ def write_model(model: GanModel, run: Store, directory: Path) -> None:
         config=json.dumps(body["config"], indent=1, ensure_ascii=False),
         table=body["table"],
         encoder=body["encoder"],
+        start=body.get("start", ""),
         cost=cost,
         measured=measured,
         version=__version__,

@@ -173,6 +173,7 @@ def test_a_run_begins_with_the_networks_of_another(calm, warmed, table, encoder,
     # D is new but for its lower layers, which are the autoencoder's.
     first = "layers.1.weight"
     assert torch.allclose(weights[f"critic/backbone.{first}"], before["coder"][first], atol=1e-6)
+    assert "from the networks" in (tmp_path / "run/model/README.md").read_text()
     cold = run(table, encoder, tmp_path / "cold", *told, f"start={warmed}", "adversarial.warm_critic=false")
     assert not torch.allclose(cold[f"critic/backbone.{first}"], before["coder"][first], atol=1e-3)
     # From the game on, D goes on as well.
