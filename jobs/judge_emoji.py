@@ -46,6 +46,9 @@ _CHOICE = 400
 _SEEN = 400
 """Words to choose from at least, and seen pictures that are judged."""
 
+_WIDE = 120
+"""Characters of the table where no terminal says."""
+
 WORDINGS: dict[str, Callable[[dict[str, Any]], str]] = {
     "label, en": lambda row: row["label_en"],
     "label, zh": lambda row: row["label_zh"],
@@ -153,6 +156,8 @@ def main(
         shares = [f"{share:.1%}" for share in (line.made, line.by_label, line.real)]
         shown.add_row(line.pictures, line.wording, str(line.count), *shares)
     console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE  # a file has no edge to break lines at
     console.print(shown)
     for name, value in figures.items():
         console.print(f"{name}: {value:.3f}", highlight=False)
