@@ -130,8 +130,8 @@ class TrainGanConfig(TrainingConfig):
         """For `actors.networks`."""
         return GanConfig(text_dim=text_dim, **self.networks.model_dump())
 
-    def schedule(self, *, coder: bool) -> GanSchedule:
-        """For `actors.gan_trainer`; of a settled config. ``coder``: the run that it starts from has an autoencoder."""
+    def schedule(self) -> GanSchedule:
+        """For `actors.gan_trainer`; of a settled config."""
         game = self.adversarial
         phases = {}
         for name in PHASES:
@@ -141,5 +141,5 @@ class TrainGanConfig(TrainingConfig):
             phases, self.regression.noises, game.critic_rate, game.gamma, game.gamma_last, game.lazy, game.match,
             game.weight, game.reconstruction, game.similarity, game.ramp, game.ema,
             self.compute.accumulate, self.compute.precision == "bfloat16", self.compute.compile,
-            coder or phases["autoencoder"].steps > 0, game.warm_critic,
+            phases["autoencoder"].steps > 0, game.warm_critic,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,7 +45,11 @@ class GanTask(TrainingTask):
         encoder.model.to(device)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         sizes = config.sizes(encoder.model.config.text_config.hidden_size)
-        schedule = config.schedule(coder=self.start is not None and self.start.coder)
+        schedule = config.schedule()
+        if self.start is not None:
+            # A D that has played before keeps what it has learned.
+            warm = schedule.warm_critic and not self.start.game
+            schedule = replace(schedule, coder=schedule.coder or self.start.coder, warm_critic=warm)
         trainer = GanTrainer(encoder, sizes, schedule, config.augment.settings(), config.seed, device)
         if self.start is not None:
             self.start.load(trainer)

@@ -11,7 +11,7 @@ from typing import Any
 
 from actors.errors import UserError
 from actors.gan_trainer import GanTrainer
-from actors.training_state import read_modules, read_position
+from actors.training_state import read_modules
 from pipeline.checkpoint_store import CheckpointStore, SavedCheckpoint, split_checkpoint_uri
 from pipeline.storage import Store
 from pipeline.train_record import read_run
@@ -28,6 +28,7 @@ class Start:
         name: of the checkpoint under it.
         sha256: hash over the digests of the networks' files.
         coder: whether an autoencoder was trained there, or where that run began.
+        game: whether the game had begun there: D is then a trained one.
         options: fsspec options of the place.
     """
 
@@ -35,6 +36,7 @@ class Start:
     name: str
     sha256: str
     coder: bool
+    game: bool
     options: dict[str, Any]
 
     def load(self, trainer: GanTrainer) -> None:
@@ -48,7 +50,7 @@ class Start:
             files = Path(scratch)
             if _checkpoints(self.root, self.options).fetch(files, self.name) is None:
                 raise UserError(f"the checkpoint start='{self.root}/checkpoints/{self.name}' is damaged; name another")
-            if read_position(files).phase != _GAME:
+            if not self.game:
                 modules.pop("critic")
             try:
                 read_modules(files, modules)
@@ -77,7 +79,8 @@ def find_start(uri: str, encoder_sha256: str, options: dict[str, Any]) -> Start:
     if not known:
         raise UserError(f"start='{uri}' holds no whole checkpoint; train there first, or name another")
     coder = body.get("coder", bool(body["config"].get("autoencoder", {}).get("steps")))
-    return Start(root, known[0].name.rpartition("/")[2], _content(known[0]), coder, options)
+    name = known[0].name.rpartition("/")[2]
+    return Start(root, name, _content(known[0]), coder, name.startswith(f"{_GAME}-"), options)
 
 
 def _checkpoints(root: str, options: dict[str, Any]) -> CheckpointStore:
