@@ -82,12 +82,19 @@ class Play(nn.Module):
         self._weights, self._embed = weights, embed
 
     def forward(
-        self, real: Tensor, noise: Tensor, words: Tensor, meaning: Tensor | None, given: Tensor | None, game: float
+        self,
+        real: Tensor,
+        noise: Tensor,
+        aimed: Tensor,
+        words: Tensor,
+        meaning: Tensor | None,
+        given: Tensor | None,
+        game: float,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Returns loss, values, and the fakes (n, 3, r, r), detached, for D to look at.
 
-        ``meaning`` are the words in the frozen encoder's space, (n, d), where similarity counts; ``game`` multiplies
-        the weight of the adversarial term.
+        ``aimed`` (n,) is how much the distance to its picture counts for each row; ``meaning`` are the words in the
+        frozen encoder's space, (n, d), where similarity counts; ``game`` multiplies the weight of the adversarial term.
         """
         fake = self.generator(noise, words, given)
         told: dict[str, Tensor] = {"spread": fake.detach().std(dim=0).mean()}
@@ -96,7 +103,7 @@ class Play(nn.Module):
             told["loss_g"] = generator_loss(self._critic[0], real, fake, words)
             loss = loss + game * self._weights.adversarial * told["loss_g"]
         if self._weights.reconstruction > 0:
-            told["rebuilt"] = reconstruction_loss(fake, real).mean()
+            told["rebuilt"] = (reconstruction_loss(fake, real) * aimed).mean()
             loss = loss + self._weights.reconstruction * told["rebuilt"]
         if self._embed is not None and meaning is not None:
             told["similarity"] = 1 - similarity_loss(self._embed(fake), meaning)

@@ -32,6 +32,7 @@ class GanSchedule:
         lazy: steps between two with penalties.
         match: weight of the pairs with wrong words.
         adversarial, reconstruction, similarity: weights in G's loss.
+        free: share of the rows in the game whose noise is drawn as at rendering, not chosen; of those only D judges.
         ramp: steps over which the weight of the game rises from 0 in G's loss, so that D learns first.
         ema: decay of G's moving average.
         accumulate: micro-batches a step.
@@ -51,6 +52,7 @@ class GanSchedule:
     adversarial: float = 1.0
     reconstruction: float = 0.0
     similarity: float = 0.0
+    free: float = 0.0
     ramp: int = 0
     ema: float = 0.999
     accumulate: int = 1

@@ -174,13 +174,16 @@ class GanTrainer:
             true = positives(gather(batch.caption), batch.own)
             others, distinct = wrong_words(gather(words), true, rank() * len(words))
         noise = self._noises(batch, draws, schedule.noises if schedule.warm else 1)
+        free = torch.special.ndtr(draw(self._seed + 5, batch.sample, 1)).to(self._device) < schedule.free
+        aimed = (~free).float().squeeze(1) / (1 - schedule.free)
         chosen = noise[0]
         if schedule.warm:
-            chosen = nearest_noise(lambda z: self.generator.latent(z, words), noise, self._wanted(real))
+            near = nearest_noise(lambda z: self.generator.latent(z, words), noise, self._wanted(real))
+            chosen = torch.where(free, chosen, near)
         task = self.generator.config.task
         given = None if task == "words" else damage(task, real, self._seed + 4, batch.sample)
         self.critic.requires_grad_(False)
-        calls = [(*call, schedule.game(number)) for call in self._split((real, chosen, words, meaning, given))]
+        calls = [(*call, schedule.game(number)) for call in self._split((real, chosen, aimed, words, meaning, given))]
         loss_g, told, fakes = self._descend(self._play, "generator", calls)
         self.critic.requires_grad_(True)
         self._follow(number)

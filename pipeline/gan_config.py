@@ -57,6 +57,12 @@ class Adversarial(Section):
     weight: float = option(1.0, "weight of the game in G's loss; 0 trains without D (a control)", ge=0)
     reconstruction: float = option(0.0, "weight of the distance to the training picture in G's loss", ge=0)
     similarity: float = option(0.0, "weight of 1 - cosine of picture and words in the frozen encoder", ge=0)
+    free: float = option(
+        0.0,
+        "share of the pictures drawn with any noise, as rendering does, and judged by D alone; for the others the "
+        "noise nearest to their training picture is chosen",
+        ge=0, lt=1,
+    )  # fmt: skip
     ramp: int = option(0, "steps over which the weight of the game rises from 0, so that D learns first", ge=0)
     warm_critic: bool = option(
         True, "D's lower layers begin as the autoencoder's, where there is one: it sees edges and parts at once"
@@ -139,7 +145,7 @@ class TrainGanConfig(TrainingConfig):
             phases[name] = PhaseSettings(section.steps or 0, section.batch, section.rate)
         return GanSchedule(
             phases, self.regression.noises, game.critic_rate, game.gamma, game.gamma_last, game.lazy, game.match,
-            game.weight, game.reconstruction, game.similarity, game.ramp, game.ema,
+            game.weight, game.reconstruction, game.similarity, game.free, game.ramp, game.ema,
             self.compute.accumulate, self.compute.precision == "bfloat16", self.compute.compile,
             phases["autoencoder"].steps > 0, game.warm_critic,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from actors.augment import DRAWS, Augmentation, augment, draw
+from actors.gan_measures import laplacian_energy
 
 SQUARE = torch.ones(1, 3, 32, 32)
 SQUARE[:, :, 12:20, 12:20] = -1
@@ -33,6 +34,12 @@ def test_shift_moves_the_thing_and_keeps_the_background():
     assert abs(across - (centre(SQUARE)[0] + 4)) < 0.1
     assert abs(down - centre(SQUARE)[1]) < 0.1
     assert moved[0, :, 0, 0].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_shift_by_half_a_pixel_keeps_fine_stripes():
+    stripes = torch.sin(torch.arange(32) * torch.pi / 2 + 0.3).expand(1, 3, 32, 32)
+    moved = augment(stripes, torch.tensor([[1.0, 0, 0, 0, 0, 0, 0]]), Augmentation(shift=0.5 / 32))
+    assert laplacian_energy(moved) > 0.8 * laplacian_energy(stripes)
 
 
 def test_size_grows_with_its_draw():

@@ -4,13 +4,25 @@ import pytest
 import torch
 
 from actors.damage import damage
-from actors.gan_phases import nearest_noise, wrong_words
+from actors.gan_phases import Play, Weights, nearest_noise, wrong_words
+from actors.networks import Discriminator, GanConfig, GanGenerator
+from actors.objective import reconstruction_loss
 
 
 def test_the_noise_whose_latent_is_nearest_is_chosen():
     noises = torch.tensor([[[0.0], [5.0]], [[1.0], [2.0]], [[3.0], [3.0]]])
     chosen = nearest_noise(lambda noise: noise, noises, torch.tensor([[0.9], [2.9]]))
     assert chosen.tolist() == [[1.0], [3.0]]
+
+
+def test_only_aimed_pictures_are_held_to_their_training_picture():
+    torch.manual_seed(0)
+    config = GanConfig(text_dim=4, noise_dim=8, latent_channels=4, stem_width=16, stem_blocks=1, widths=(8,))
+    generator = GanGenerator(config)
+    real, noise, words = torch.rand(3, 3, 16, 16), torch.randn(3, 8), torch.randn(3, 4)
+    play = Play(generator, Discriminator(config), Weights(0.0, 1.0, 0.0), None)
+    loss, _, fake = play(real, noise, torch.tensor([0.0, 2.0, 0.0]), words, None, None, 1.0)
+    assert torch.allclose(loss, 2 * reconstruction_loss(fake, real)[1] / 3)
 
 
 def test_wrong_words_are_the_next_that_are_not_true():

@@ -34,6 +34,7 @@ TINY = [
     "networks.widths=[8]", "autoencoder.steps=12", "autoencoder.batch=16", "regression.steps=12", "regression.batch=16",
     "regression.noises=2", "adversarial.steps=16", "adversarial.batch=16", "adversarial.lazy=2",
     "adversarial.reconstruction=1", "adversarial.weight=0.1", "adversarial.similarity=0.1",
+    "adversarial.free=0.25",
     "cadence.log=4", "cadence.checkpoint=8", "cadence.watch=16", "watch.pictures=24", "watch.each=2",
 ]  # fmt: skip
 
