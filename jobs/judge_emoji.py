@@ -31,11 +31,14 @@ from torch import Tensor
 
 from actors.batched import embed_captions, embed_pictures, render_captions
 from actors.errors import UserError
-from actors.gan_measures import frechet_distance, laplacian_energy, mean_distance, r_precision
+from actors.gan_measures import laplacian_energy, r_precision
 from actors.gan_model import GanModel, load_gan
 from actors.image_text import ImageText, load_image_text
 from actors.model_uri import resolve_model
 from pipeline.captioned import CaptionedRow
+from pipeline.metrics.distribution import frechet_distance
+from pipeline.metrics.moments import Moments
+from pipeline.metrics.variety import mean_distance
 from pipeline.sample_sheet import SHEET, lay_out, picture_row
 from pipeline.watch_rows import WatchRows
 
@@ -107,15 +110,16 @@ def judge(
         lines.append(Judged(name, wording, len(some), *found))
         if name == "seen" and wording == "label, en":
             figures = {
-                "FD in the judge's features": frechet_distance(real, made),
+                "FD in the judge's features": frechet_distance(Moments.of(real.numpy()), Moments.of(made.numpy())),
                 "sharpness (Laplacian energy over that of the real)": laplacian_energy(drawn)
                 / laplacian_energy(pixels),
                 "nearest training picture (mean cosine)": float((made @ real.T).max(dim=1).values.mean()),
-                "distance among real pictures (mean 1 - cosine)": mean_distance(real[None]),
+                "distance among real pictures (mean 1 - cosine)": mean_distance(real.numpy()),
             }
     labels = [row["label_en"] for row in groups["seen"][:: max(1, len(groups["seen"]) // _VARIED)]]
     varied = embed_pictures(encoder, render_captions(model, [text for text in labels for _ in range(_EACH)], seed + 1))
-    figures["distance among 8 pictures of one label"] = mean_distance(varied.view(len(labels), _EACH, -1))
+    apart = [mean_distance(group.numpy()) for group in varied.view(len(labels), _EACH, -1)]
+    figures["distance among 8 pictures of one label"] = sum(apart) / len(apart)
     return lines, figures
 
 

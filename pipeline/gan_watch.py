@@ -8,13 +8,16 @@ from torch import Tensor
 
 from actors.batched import embed_captions, embed_pictures, render_captions
 from actors.damage import damage
-from actors.gan_measures import frechet_distance, laplacian_energy, mean_distance, r_precision
+from actors.gan_measures import laplacian_energy, r_precision
 from actors.gan_model import GanModel
 from actors.image_text import ImageText
 from actors.training_loop import Values
 from pipeline.captioned import CaptionedTable
 from pipeline.gan_config import Watch
 from pipeline.mend_measures import mending
+from pipeline.metrics.distribution import frechet_distance
+from pipeline.metrics.moments import Moments
+from pipeline.metrics.variety import mean_distance
 from pipeline.sample_sheet import draw_sheet, lay_out
 from pipeline.watch_rows import choose_rows
 
@@ -73,10 +76,10 @@ class GanWatch:
         )
         right = r_precision(made_seen, words, self._shown.true(), self._seed)
         return {
-            "fd": frechet_distance(real_seen, made_seen),
+            "fd": frechet_distance(Moments.of(real_seen.numpy()), Moments.of(made_seen.numpy())),
             "r_precision": right,
             "r_precision_real": r_precision(real_seen, words, self._shown.true(), self._seed),
-            "diversity": mean_distance(apart),
+            "diversity": sum(mean_distance(group.numpy()) for group in apart) / len(apart),
             "nearest": float((made_seen @ real_seen.T).max(dim=1).values.mean()),
             "sharpness": laplacian_energy(made) / max(laplacian_energy(self._real), 1e-12),
             "score": right,

@@ -4,23 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from actors.gan_measures import frechet_distance, laplacian_energy, mean_distance, r_precision
-
-
-def test_frechet_distance_of_two_gaussians_is_the_formula():
-    """Diagonal covariances a and b: |m|^2 + sum (sqrt a - sqrt b)^2."""
-    torch.manual_seed(0)
-    a, b, shift = torch.tensor([1.0, 4.0, 0.25]), torch.tensor([2.0, 1.0, 0.25]), torch.tensor([0.5, 0.0, -1.0])
-    first = torch.randn(200_000, 3) * a.sqrt()
-    second = torch.randn(200_000, 3) * b.sqrt() + shift
-    wanted = shift.square().sum() + (a.sqrt() - b.sqrt()).square().sum()
-    assert frechet_distance(first, second) == pytest.approx(wanted.item(), rel=0.02)
-
-
-def test_frechet_distance_of_a_set_to_itself_is_zero_even_with_fewer_rows_than_numbers():
-    torch.manual_seed(0)
-    rows = torch.randn(20, 50)
-    assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-4)
+from actors.gan_measures import laplacian_energy, r_precision
 
 
 def test_r_precision_of_right_wrong_and_chance():
@@ -39,11 +23,6 @@ def test_words_that_are_true_of_a_picture_too_are_no_wrong_answers():
     alone = torch.eye(4, dtype=torch.bool)
     assert r_precision(pictures, words, alone, 0) == 0
     assert r_precision(pictures, words, torch.ones(4, 4, dtype=torch.bool), 0) == 1
-
-
-def test_mean_distance_of_copies_is_zero_and_of_orthogonal_pictures_one():
-    assert mean_distance(torch.eye(3)[:1].expand(2, 3, 3)) == pytest.approx(0)
-    assert mean_distance(torch.eye(3).expand(2, 3, 3)) == pytest.approx(1)
 
 
 def test_blurred_pictures_have_less_laplacian_energy():
