@@ -105,6 +105,14 @@ def kept_share(prompt: str, text: str) -> float:
     return len(wanted & _content(text)) / len(wanted) if wanted else 1.0
 
 
+def missing_words(prompt: str, text: str) -> list[str]:
+    """The prompt's content words that the text does not name, as the prompt has them, in its order."""
+    there = _content(text)
+    words = (word for word in _WORD.findall(_HAN.sub(" ", prompt)) if word.casefold() not in _STOP)
+    lost = [word for word in words if _stem(word.casefold()) not in there]
+    return list(dict.fromkeys([*lost, *(sign for sign in _HAN.findall(prompt) if sign not in there)]))
+
+
 def _content(text: str) -> set[str]:
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = {_stem(word) for word in _WORD.findall(_HAN.sub(" ", folded)) if word not in _STOP}

@@ -17,12 +17,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TextJob:
-    """One description to write: a prompt, the recipe's name, the variant's index, and the sampling seed."""
+    """One description to write: a prompt, the recipe's name, the variant's index, and the sampling seed.
+
+    ``emphasis`` are words that the description must not lose ("" for none in particular).
+    """
 
     prompt: str
     recipe: str
     variant: int
     seed: int
+    emphasis: str = ""
 
 
 @dataclass(frozen=True, slots=True)

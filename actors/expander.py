@@ -86,7 +86,7 @@ class Expander:
         self, recipe: Recipe, sampling: Sampling, jobs: Sequence[TextJob], made: dict[TextJob, Description]
     ) -> None:
         """Runs one micro-batch; one that fails is taken apart until the poison row is alone."""
-        asked = [recipe.request(clean(job.prompt), job.variant) for job in jobs]
+        asked = [recipe.request(clean(job.prompt), job.variant, clean(job.emphasis)) for job in jobs]
         requests = [Request(text, opening, job.seed) for (text, opening), job in zip(asked, jobs, strict=True)]
         limit = self._max_new_tokens or recipe.max_new_tokens
         try:

@@ -21,7 +21,7 @@ import fsspec
 
 from actors.errors import JobError, UserError
 from actors.model_cache import default_cache, made_once
-from actors.model_files import check_weights, content_hash, list_files, relevant
+from actors.model_files import PICKLES, SAFE_WEIGHTS, check_weights, content_hash, list_files, relevant
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -57,7 +57,12 @@ def resolve_model(uri: str, *, cache: Path | None = None, allow_unsafe: bool = F
     shown = _without_secrets(uri)
     path = _locate(uri, shown, cache, allow_unsafe)
     if path.is_file():
-        if path.suffix.lower() not in (".gguf", ".safetensors"):
+        suffix = path.suffix.lower()
+        if suffix in PICKLES and not allow_unsafe:
+            raise UserError(
+                f"the model {shown} may run code when it is read: set allow_unsafe_models: true if you trust its maker"
+            )
+        if suffix not in SAFE_WEIGHTS | PICKLES:
             raise UserError(f"the model {shown} is a file of unknown kind: give a directory or a .gguf file")
         return LocalModel(path, content_hash(path.parent, [path.name], cache), shown)
     names = list_files(path)

@@ -60,14 +60,18 @@ class Recipe(BaseModel):
             turns.append(Turn("assistant", example.description))
         return turns
 
-    def request(self, prompt: str, variant: int) -> tuple[str, str]:
-        """(the request's text, the reply's opening) of one job; the axes' values follow from prompt and variant."""
+    def request(self, prompt: str, variant: int, emphasis: str = "") -> tuple[str, str]:
+        """(the request's text, the reply's opening) of one job; the axes' values follow from prompt and variant.
+
+        ``emphasis`` are words that an earlier description lost: they are named at the end of the request.
+        """
         # Consecutive variants of a prompt take different values; where they begin differs from prompt to prompt.
         values = {
             axis: choices[(derive_seed(0, axis, prompt) + variant) % len(choices)]
             for axis, choices in self.axes.items()
         }
-        return self._fill(self.template, prompt, values), self.begin(prompt)
+        asked = self._fill(self.template, prompt, values)
+        return f"{asked}\nBe sure to name: {emphasis}." if emphasis else asked, self.begin(prompt)
 
     def begin(self, prompt: str) -> str:
         """The opening for one prompt, "" where the recipe has none."""

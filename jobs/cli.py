@@ -62,6 +62,26 @@ class TrainGanCommand(ConfigCommand):
         return TrainGanConfig
 
 
+class RefineCommand(ConfigCommand):
+    """The same for refine."""
+
+    def config(self) -> Any:
+        """See the base."""
+        from pipeline.refine_config import RefineConfig
+
+        return RefineConfig
+
+
+class EvaluateCommand(ConfigCommand):
+    """The same for evaluate."""
+
+    def config(self) -> Any:
+        """See the base."""
+        from pipeline.evaluate_config import EvaluateConfig
+
+        return EvaluateConfig
+
+
 ConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="YAML file; without it the defaults")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="options set here")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and the workers' logs")]
@@ -148,6 +168,57 @@ def train_gan(
     from jobs.train_gan import run
 
     run(*split(config, overrides), fresh=fresh, address=address, quiet=quiet, debug=debug)
+
+
+@app.command(cls=RefineCommand)
+def refine(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make the dataset in rounds: what matches its words least is described and drawn anew, the best is kept."""
+    from jobs.refine import run
+
+    run(*split(config, overrides), address=address, quiet=quiet, debug=debug)
+
+
+@app.command("hard-examples")
+def hard_examples(
+    images: Annotated[str, typer.Argument(metavar="OUTPUT", help="scored images: an output, or OUTPUT/best of refine")],
+    pictures: Annotated[str, typer.Argument(metavar="PICTURES", help="captioned table of real pictures")],
+    target: Annotated[Path, typer.Argument(metavar="HARD.parquet", help="table to write")],
+    encoder: Annotated[str, typer.Option(help="URI of the image-text encoder")] = "package:promptmill/encoder",
+    split: Annotated[str | None, typer.Option(help="rows of PICTURES whose column split says so")] = None,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of the prompts, the lowest")] = 0.3,
+    others: Annotated[float, typer.Option(min=0.0, help="weight of pictures that no hard prompt names")] = 0.25,
+    debug: Debug = False,
+) -> None:
+    """Write the real pictures of what a generator draws worst as a captioned table for train-gan."""
+    from jobs.hard_examples import run
+
+    run(images, pictures, target, encoder, split, share, others)
+
+
+@app.command(cls=EvaluateCommand)
+def evaluate(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="compare two evaluations; no other argument then")
+    ] = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure generated images: against a reference, against their words, and among one another."""
+    from jobs.evaluate import run, run_compare
+
+    if compare is not None:
+        run_compare(*compare)
+    else:
+        run(*split(config, overrides), address=address, quiet=quiet, debug=debug)
 
 
 @app.command()

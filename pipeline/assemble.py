@@ -29,10 +29,12 @@ Given = tuple[bytes | None, bytes | None]
 """Picture and mask of a row, as files."""
 
 
-def image_jobs(block: pa.Table, run_seed: int, given: Mapping[int, Given] | None = None) -> JobSheet:
+def image_jobs(
+    block: pa.Table, run_seed: int, given: Mapping[int, Given] | None = None, candidates: int = 1
+) -> JobSheet:
     """One job an image: rows of the block in order, images of a row in order; rejected rows have none.
 
-    ``given`` are the pictures to go on from, by row of the block.
+    ``given`` are the pictures to go on from, by row of the block; ``candidates`` images are made of a row at least.
 
     An image's id is ``PROMPT_ID-vVARIANT-INDEX``. Its seed derives from (run seed, image id); a row's own seed counts
     upwards instead, so that the first image of a row with seed 7 has seed 7.
@@ -42,12 +44,13 @@ def image_jobs(block: pa.Table, run_seed: int, given: Mapping[int, Given] | None
     for row, values in enumerate(block.select(names).to_pylist()):
         if values[c.REASON] is not None:
             continue
-        for index in range(values[c.IMAGES]):
+        count = max(values[c.IMAGES], candidates)
+        for index in range(count):
             image_id = f"{values[c.ID]}-v{values[c.VARIANT]}-{index}"
             if values[c.SEED] is None:
                 seed = derive_seed(run_seed, "image", image_id)
             else:
-                seed = values[c.SEED] + values[c.VARIANT] * values[c.IMAGES] + index
+                seed = values[c.SEED] + values[c.VARIANT] * count + index
             picture, mask = (given or {}).get(row, (None, None))
             job = ImageJob(
                 image_id, values[c.DESCRIPTION], values[c.NEGATIVE], seed, values[c.WIDTH], values[c.HEIGHT],
@@ -88,7 +91,12 @@ def refuse(block: pa.Table, failed: Mapping[int, RowError]) -> pa.Table:
 
 
 def output_rows(
-    block: pa.Table, sheet: JobSheet, kept: list[int], images: Mapping[int, SpooledImage], carried: tuple[str, ...]
+    block: pa.Table,
+    sheet: JobSheet,
+    kept: list[int],
+    images: Mapping[int, SpooledImage],
+    carried: tuple[str, ...],
+    similarity: Mapping[int, float],
 ) -> pa.Table:
     """The output rows of the kept jobs without their images, carried columns with their own Arrow types."""
     taken = block.take(pa.array([sheet.rows[job] for job in kept], pa.int64()))
@@ -103,7 +111,7 @@ def output_rows(
         "seed": [sheet.jobs[job].seed for job in kept],
         "width": [images[job].width for job in kept],
         "height": [images[job].height for job in kept],
-        "scores": [{"similarity": None}] * len(kept),
+        "scores": [{"similarity": similarity.get(job)} for job in kept],
     }
     fields = [field for field in c.OUTPUT_FIELDS if field.name != "image"]
     arrays = [

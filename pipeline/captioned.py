@@ -89,7 +89,7 @@ class CaptionedTable:
             captions, languages = self._captions([column[place] for column in words])
             if not captions:
                 raise UserError(f"{where} has no caption in {', '.join(self.columns)}; fill it in or take the row out")
-            data, name = self._picture(images[place], where, fragment.uri.rpartition("/")[0])
+            data, name = self.picture(images[place], where, fragment.uri.rpartition("/")[0])
             found.append(CaptionedRow(data, name, captions, languages))
         return found
 
@@ -112,7 +112,17 @@ class CaptionedTable:
                     found.setdefault(text.strip(), _language(column))
         return tuple(found), tuple(found.values())
 
-    def _picture(self, value: Any, where: str, directory: str) -> tuple[bytes, str]:
+    def picture(self, value: Any, where: str, directory: str) -> tuple[bytes, str]:
+        """The file and name of what an image column says.
+
+        Args:
+            value: bytes, {bytes, path}, or a path.
+            where: the row, for messages.
+            directory: that relative paths start from.
+
+        Raises:
+            UserError: there is none, or it cannot be read.
+        """
         if isinstance(value, bytes):
             return value, where
         if isinstance(value, dict) and value.get("bytes") is not None:
@@ -144,7 +154,7 @@ def open_captioned(
 
     Args:
         uri: a file (Parquet, ``metadata.jsonl`` or ``.csv``, tar), a directory of them, a glob, or a promptmill output.
-        captions: columns of captions; None finds them.
+        captions: columns of captions; None finds them, an empty list asks for none.
         image: column of pictures.
         split: rows whose column ``split`` says so; None takes all.
         options: fsspec options.
@@ -174,7 +184,7 @@ def _columns(
     missing = [name for name in [image, *(captions or []), *(["split"] if split else [])] if name not in names]
     if missing:
         raise UserError(f"'{public_uri(file)}' has no column '{missing[0]}'; it has {', '.join(names)}")
-    if captions:
+    if captions is not None:
         return tuple(captions)
     several = tuple(name for name in names if name == "caption" or name.startswith("caption_"))
     if several:

@@ -12,7 +12,7 @@ from pipeline.config import Prompts
 from pipeline.storage_errors import public_uri
 
 INTEGERS = ("num_images", "seed", "width", "height")
-TEXTS = ("recipe", "negative_prompt")
+TEXTS = ("recipe", "negative_prompt", "emphasis")
 PICTURES = ("image", "mask")
 """To go on from, where the image model mends pictures."""
 REJECT_FIELDS = [
@@ -44,6 +44,7 @@ SHARD, ROW, ID, PROMPT, RECIPE, NEGATIVE, IMAGES, SEED, WIDTH, HEIGHT = (
     for name in ("shard", "row", "id", "prompt", "recipe", "negative", "images", "seed", "width", "height")
 )
 STAGE, REASON, DETAIL = (PREFIX + name for name in ("reject_stage", "reject_reason", "reject_detail"))
+EMPHASIS = PREFIX + "emphasis"
 VARIANT, DESCRIPTION, STATUS, TOKENS, EXPAND_SECONDS = (
     PREFIX + name for name in ("variant", "description", "status", "tokens", "expand_seconds")
 )

@@ -84,6 +84,9 @@ class Expand(Section):
         None, "prompts of these languages go to the model, others stand for themselves; null = as the recipe says"
     )
     variants: int = option(1, "descriptions written for one prompt", ge=1, le=1000)
+    first_variant: int = option(
+        0, "number of the first variant; from 1 on descriptions are sampled where the recipe says `greedy_first`", ge=0
+    )
     max_new_tokens: int | None = option(
         None, "tokens that one description may have; null = as the recipe says", ge=1, le=4096
     )
@@ -113,11 +116,31 @@ class Generate(Section):
     )
     model: str = place("package:promptmill", "model URI: directory, s3://..., hub name, or package:NAME")
     images: int = option(1, "images of one description; a row's num_images goes first", ge=1, le=10_000)
+    candidates: int = option(
+        1, "images rendered of each description, of which the `images` most like their words are kept", ge=1, le=10_000
+    )
     width: int | None = option(None, "pixels; null = the model's own; a row's width goes first", ge=1)
     height: int | None = option(None, "pixels; null = the model's own; a row's height goes first", ge=1)
     batch_rows: int = place(32, "images rendered at once by one actor (halved when memory runs out)", ge=1, le=4096)
     diffusers: Diffusers = option(Diffusers(), "settings of the diffusers backend")
     actors: Actors = place(Actors(), "the stage's actor pool")
+
+
+class Select(Section):
+    """Which images are kept, by the similarity of image and words; also fills the column `scores`."""
+
+    model: str = place("package:promptmill/encoder", "URI of a `transformers` model of the CLIP family")
+    text: Literal["description", "prompt"] = option("description", "the words that an image is to match")
+    min_similarity: float | None = option(
+        None,
+        "cosine of image and words below which an image is dropped; a row with none left is a reject",
+        ge=-1,
+        le=1,
+    )
+    dedupe: float | None = option(
+        None, "cosine of two images of one shard from which on the later one is not kept, e.g. 0.98", gt=0, le=1
+    )
+    score: bool = option(False, "score all images, also where nothing is chosen")
 
 
 class ImageFile(Section):
@@ -195,8 +218,15 @@ class SynthesizeConfig(Section):
         Expand()
     )
     generate: Generate = option(Generate(), "the image stage")
+    select: Select = option(Select(), "which images are kept")
     output: Output = option(Output(), "where and how the dataset is written")
     limits: Limits = option(Limits(), "what a run bears")
     storage: Storage = place(Storage(), "how the output store is spoken to")
     cluster: Cluster = place(Cluster(), "the Ray cluster")
     allow_unsafe_models: bool = place(False, "load pickled weights (.bin, .pt): they can run any code")
+
+    @property
+    def selects(self) -> bool:
+        """Whether images are scored."""
+        own = self.select
+        return own.score or self.generate.candidates > 1 or own.min_similarity is not None or own.dedupe is not None

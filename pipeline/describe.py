@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.card import read_front_matter, render_card
 from pipeline.commit import committed_shards, read_records
 from pipeline.config import Card
+from pipeline.evaluation_report import evaluation_of
 from pipeline.facts import Facts, read_schema
 from pipeline.read_output import sample_rows
 from pipeline.report import render_report
@@ -64,4 +65,4 @@ def _describe(store: Store, records: list[dict[str, Any]], totals: Totals, texts
     facts = Facts(run, records, totals, read_schema(store, output_format, records), **texts)
     store.replace(CARD, render_card(facts).encode())
     sample = sample_rows(store, output_format, records, _SAMPLE_IMAGES)
-    store.replace(REPORT, render_report(facts, read_rates(store), sample).encode())
+    store.replace(REPORT, render_report(facts, read_rates(store), sample, evaluation_of(store)).encode())

@@ -72,7 +72,13 @@ def calibrate(config: SynthesizeConfig, run: Run, recipes: dict[str, str]) -> Ra
     if config.expand is None:
         expand: ExpandStage | PromptStage = PromptStage()
     else:
-        expand = ExpandStage(expander_settings(config, recipes), config.expand.variants, config.seed, _NoBoard())
+        expand = ExpandStage(
+            expander_settings(config, recipes),
+            config.expand.variants,
+            config.seed,
+            _NoBoard(),
+            config.expand.first_variant,
+        )
     rows = block.num_rows
     block = expand(block)
     image = config.output.image
@@ -82,7 +88,7 @@ def calibrate(config: SynthesizeConfig, run: Run, recipes: dict[str, str]) -> Ra
         config.generate.batch_rows,
         1,
     )
-    sheet = image_jobs(block, config.seed)
+    sheet = image_jobs(block, config.seed, candidates=config.generate.candidates)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, ImageSpool(Path(scratch)) as spool:
         generator.render(sheet.jobs, spool)

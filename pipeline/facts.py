@@ -98,8 +98,8 @@ class Facts:
         hashes = self.run["identity"]["models"]
         return [
             Model(does, _publishable(self.run["models"][stage]), hashes[stage])
-            for stage, does in (("expand", "language model"), ("generate", "image model"))
-            if hashes[stage] is not None
+            for stage, does in (("expand", "language model"), ("generate", "image model"), ("select", "scorer"))
+            if hashes.get(stage) is not None
         ]
 
 

@@ -13,6 +13,7 @@ from actors.backend_diffusers import DiffusersSettings
 from actors.expander import ExpanderSettings
 from actors.recipes import load_recipe
 from actors.render_settings import RenderSettings
+from actors.scorer import ScorerSettings
 from pipeline.board import Board
 from pipeline.config import Actors, Expand, SynthesizeConfig
 from pipeline.picture_columns import PictureColumns
@@ -53,17 +54,23 @@ def outcomes(
     else:
         dataset = dataset.map_batches(
             ExpandStage,
-            fn_constructor_args=(expander_settings(config, recipes), config.expand.variants, config.seed, board),
+            fn_constructor_args=(
+                expander_settings(config, recipes),
+                config.expand.variants,
+                config.seed,
+                board,
+                config.expand.first_variant,
+            ),
             batch_size=None,
             batch_format="pyarrow",
-            **_pool(config.expand.actors, threads=1),
+            **pool(config.expand.actors, threads=1),
         )
     dataset = dataset.map_batches(
         GenerateStage,
         fn_constructor_args=(_generate_settings(config, run, store), board),
         batch_size=None,
         batch_format="pyarrow",
-        **_pool(config.generate.actors, threads=2),
+        **pool(config.generate.actors, threads=2),
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         table: pa.Table = batch
@@ -102,6 +109,14 @@ def render_settings(config: SynthesizeConfig) -> RenderSettings:
     )
 
 
+def select_settings(config: SynthesizeConfig) -> ScorerSettings | None:
+    """What a scorer is told; None where nothing is scored."""
+    own = config.select
+    if not config.selects:
+        return None
+    return ScorerSettings(own.model, config.allow_unsafe_models, own.min_similarity, own.dedupe, own.text)
+
+
 def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -> dict[str, str]:
     """The canonical text of each recipe that the run may use: the config's, and all shipped ones where rows choose."""
     if config.expand is None:
@@ -126,10 +141,12 @@ def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gene
         output_format=config.output.format,
         fingerprint=run.fingerprint,
         pictures=pictures if "image" in honoured else None,
+        candidates=config.generate.candidates,
+        select=select_settings(config),
     )
 
 
-def _pool(actors: Actors, threads: int) -> dict[str, Any]:
+def pool(actors: Actors, threads: int) -> dict[str, Any]:
     """Arguments of ``map_batches`` for one stage's pool; ``threads`` shards may be inside one actor at once."""
     strategy = ActorPoolStrategy(
         min_size=actors.min,

@@ -7,25 +7,22 @@ The page's Content-Security-Policy names the one style sheet by its hash: an inj
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from actors.images import ImageEncoder
 from pipeline.card import flatten
 from pipeline.facts import Facts
 from pipeline.inert_text import compact, shortened, visible
+from pipeline.page import figure, render_page
 from pipeline.read_output import OutputRow
 from pipeline.timings import Rates
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL = 256
 _LARGEST = 40 << 10
 _TEXT = 400
@@ -43,40 +40,35 @@ class Bar:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the contact sheet; ``source`` is a data URI, empty where the image could not be read."""
+    """One image of the contact sheet; ``source`` is a data URI, empty where the image could not be read.
+
+    ``similarity`` is a dash where nothing was scored.
+    """
 
     source: str
     id: str
     prompt: str
     description: str
     status: str
+    similarity: str
     width: int
     height: int
 
 
-def render_report(facts: Facts, rates: Rates | None, sample: Sequence[OutputRow]) -> str:
+def render_report(
+    facts: Facts, rates: Rates | None, sample: Sequence[OutputRow], evaluation: dict[str, Any] | None = None
+) -> str:
     """The page as HTML.
 
     Args:
         rates: as measured; None where nothing was.
         sample: rows for the contact sheet.
+        evaluation: ``metrics.json`` of the output's own evaluation; None where there is none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["visible"] = visible
-    environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["recipe"] = lambda text: shortened(visible(text, lines=True), 4000)
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         facts=facts,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        evaluation=evaluation,
         funnel=_funnel(facts),
         descriptions=_counts(facts.totals.descriptions, {"accepted": "good", "prompt": "plain"}, "warn"),
         reasons=_counts(facts.totals.reasons, {}, "bad"),
@@ -120,7 +112,7 @@ def _rates(rates: Rates | None) -> list[tuple[str, str]]:
         ("images/s rendered by an image actor", rates.images, rates.render_seconds),
         ("images/s written and committed by an image actor", rates.images, rates.write_seconds),
     ]
-    return [(label, _figure(number / seconds)) for label, number, seconds in figures if number and seconds > 0]
+    return [(label, figure(number / seconds)) for label, number, seconds in figures if number and seconds > 0]
 
 
 def _stages(rates: Rates | None) -> list[Bar]:
@@ -130,9 +122,7 @@ def _stages(rates: Rates | None) -> list[Bar]:
     whole = sum(seconds.values())
     if whole <= 0:
         return []
-    return [
-        Bar(name, f"{_figure(s)} s ({_percent(s / whole)})", s / whole, "plain") for name, s in seconds.items() if s
-    ]
+    return [Bar(name, f"{figure(s)} s ({_percent(s / whole)})", s / whole, "plain") for name, s in seconds.items() if s]
 
 
 def _picture(row: OutputRow) -> Picture:
@@ -144,6 +134,7 @@ def _picture(row: OutputRow) -> Picture:
         prompt=visible(shortened(values["prompt"], _TEXT)),
         description=visible(shortened(description, _TEXT)),
         status=visible(values["description_status"]),
+        similarity=figure((values.get("scores") or {}).get("similarity")),
         width=values["width"],
         height=values["height"],
     )
@@ -170,7 +161,3 @@ def _percent(share: float) -> str:
     if share in (0.0, 1.0):
         return f"{share:.0%}"
     return f"{min(max(share, 0.001), 0.999):.1%}"
-
-
-def _figure(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -26,10 +26,11 @@ _LIBRARIES = ("torch", "transformers", "diffusers", "pillow")
 
 @dataclass(frozen=True)
 class ModelHashes:
-    """SHA-256 of the models' files; ``expand`` is None where the LLM stage is off."""
+    """SHA-256 of the models' files; ``expand`` is None where the LLM stage is off, ``select`` where none scores."""
 
     expand: str | None
     generate: str
+    select: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def describe_run(
         "format": FORMAT_VERSION,
         "config": config.identity(),
         "table": {"sha256": content, "rows": table.rows},
-        "models": {"expand": models.expand, "generate": models.generate},
+        "models": {"expand": models.expand, "generate": models.generate, "select": models.select},
         "recipes": recipes,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -83,6 +84,7 @@ def describe_run(
         "models": {
             "expand": public_uri(config.expand.model) if config.expand else None,
             "generate": public_uri(config.generate.model),
+            "select": public_uri(config.select.model) if config.selects else None,
         },
         "versions": {"promptmill": __version__} | {name: _version(name) for name in _LIBRARIES},
     }

@@ -141,7 +141,8 @@ class RowReader:
             if recipe != expand.recipe and recipe not in self._recipes:
                 raise RowError("unknown_recipe", f"no such recipe; known are {', '.join(sorted(self._recipes))}")
         return {
-            c.PROMPT: prompt, c.RECIPE: recipe, c.NEGATIVE: values["negative_prompt"], c.IMAGES: images,
+            c.PROMPT: prompt, c.RECIPE: recipe, c.EMPHASIS: values["emphasis"], c.NEGATIVE: values["negative_prompt"],
+            c.IMAGES: images,
             c.SEED: numbers["seed"], c.WIDTH: width, c.HEIGHT: height,
         }  # fmt: skip
 
@@ -149,6 +150,7 @@ class RowReader:
 _ASKED = {
     c.PROMPT: pa.string(),
     c.RECIPE: pa.string(),
+    c.EMPHASIS: pa.string(),
     c.NEGATIVE: pa.string(),
     c.IMAGES: pa.int32(),
     c.SEED: pa.int64(),

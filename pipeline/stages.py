@@ -12,11 +12,13 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from actors.contracts import TextJob
+from actors.device import use_resources
 from actors.errors import BrokenEngine, JobError
 from actors.expander import ExpanderSettings, build_expander
 from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.render_settings import RenderSettings, build_backend
+from actors.scorer import Scorer, ScorerSettings
 from actors.seeds import derive_seed
 from pipeline import columns as c
 from pipeline.assemble import image_jobs, output_rows, refuse, reject_rows, split_failures
@@ -25,6 +27,7 @@ from pipeline.commit import ShardCommitter, ShardResult
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
 from pipeline.picture_columns import PictureColumns
+from pipeline.select import select
 from pipeline.spool import ImageSpool
 from pipeline.storage import Store
 from pipeline.storage_errors import describe
@@ -55,8 +58,10 @@ class PromptStage:
 class ExpandStage:
     """The LLM actor: writes ``variants`` descriptions for each row of a shard."""
 
-    def __init__(self, settings: ExpanderSettings, variants: int, run_seed: int, board: Events) -> None:
-        self._variants, self._seed, self._board = variants, run_seed, board
+    def __init__(
+        self, settings: ExpanderSettings, variants: int, run_seed: int, board: Events, first_variant: int = 0
+    ) -> None:
+        self._variants, self._seed, self._board, self._first = variants, run_seed, board, first_variant
         board.event("expand", "loading")
         self._expander = build_expander(settings)
         board.event("expand", "ready")
@@ -66,19 +71,19 @@ class ExpandStage:
         started = time.monotonic()
         self._board.event("expand", "start")
         rows, variants, jobs = [], [], []
-        values = block.select([c.PROMPT, c.RECIPE, c.REASON]).to_pylist()
+        values = block.select([c.PROMPT, c.RECIPE, c.EMPHASIS, c.REASON]).to_pylist()
         for row, value in enumerate(values):
             if value[c.REASON] is not None:
                 rows.append(row)
                 variants.append(0)
                 continue
-            for variant in range(self._variants):
-                prompt, recipe = value[c.PROMPT], value[c.RECIPE]
+            for variant in range(self._first, self._first + self._variants):
+                prompt, recipe, emphasis = value[c.PROMPT], value[c.RECIPE], value[c.EMPHASIS] or ""
                 # The seed follows the words, not the row: identical jobs give identical text and run once.
                 seed = derive_seed(self._seed, "text", prompt, recipe, variant)
                 rows.append(row)
                 variants.append(variant)
-                jobs.append(TextJob(prompt, recipe, variant, seed))
+                jobs.append(TextJob(prompt, recipe, variant, seed, emphasis))
         try:
             made = iter(self._expander.expand(jobs))
         except BrokenEngine as error:
@@ -110,6 +115,8 @@ class GenerateSettings:
     output_format: str
     fingerprint: str
     pictures: PictureColumns | None = None
+    candidates: int = 1
+    select: ScorerSettings | None = None
 
 
 class GenerateStage:
@@ -125,6 +132,8 @@ class GenerateStage:
         self._generator = Generator(
             build_backend(settings.render), encoder, settings.batch_rows, max(1, round(settings.render.cpus))
         )
+        device = use_resources(settings.render.cpus, settings.render.gpus)
+        self._scorer = Scorer(settings.select, device) if settings.select else None
         self._committer = ShardCommitter(settings.store, settings.output_format, settings.fingerprint)
         board.event("generate", "ready")
 
@@ -151,12 +160,17 @@ class GenerateStage:
         if settings.pictures is not None:
             given, errors = settings.pictures.read(block)
             block = refuse(block, errors)
-        sheet = image_jobs(block, settings.run_seed, given)
+        sheet = image_jobs(block, settings.run_seed, given, settings.candidates)
         with settings.store.scratch() as scratch, ImageSpool(scratch) as spool:
             self._generator.render(sheet.jobs, spool)
             rendered = time.monotonic()
-            block, kept = split_failures(block, sheet, spool.errors)
-            rows = output_rows(block, sheet, kept, spool.images, settings.carried)
+            similarity: dict[int, float] = {}
+            if self._scorer is None:
+                block, kept = split_failures(block, sheet, spool.errors)
+            else:
+                chosen = select(self._scorer, block, sheet, spool.errors, spool.read)
+                block, kept, similarity = chosen.block, chosen.kept, chosen.similarity
+            rows = output_rows(block, sheet, kept, spool.images, settings.carried, similarity)
             rejects = reject_rows(block, settings.read)
             images = ShardImages(lambda row: spool.read(kept[row]), settings.encoding.replace("jpeg", "jpg"))
             planned = len(set(block[c.ROW].to_pylist()))

@@ -75,6 +75,7 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
     models = ModelHashes(
         expand=resolve_model(config.expand.model, allow_unsafe=unsafe).sha256 if config.expand else None,
         generate=painter.sha256,
+        select=resolve_model(config.select.model, allow_unsafe=unsafe).sha256 if config.selects else None,
     )
     return describe_run(store, config, table, columns, models, recipes), recipes
 

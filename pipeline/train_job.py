@@ -96,7 +96,7 @@ def open_output(config: TrainingConfig) -> Store:
 def open_split(config: TrainingConfig, split: str | None) -> CaptionedTable:
     """The rows of one split of a run's table; all of them for None."""
     data = config.data
-    return open_captioned(data.uri, captions=data.captions, image=data.image, split=split, options=data.options)
+    return open_captioned(data.uri, captions=data.captions or None, image=data.image, split=split, options=data.options)
 
 
 def run_training(task: TrainingTask, *, quiet: bool) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
+from pipeline.page import render_page
 from pipeline.storage import Store
 
 REPORT = "report.html"
 SHEETS = "sheets"
-_TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN_SHEETS = 8
 _HIDDEN = ("phase", "step", "seconds")
 _POINTS = 400
@@ -46,16 +41,9 @@ def put_train_report(store: Store, lines: Sequence[Mapping[str, Any]]) -> None:
     if len(names) > _SHOWN_SHEETS:
         places = {round(place * (len(names) - 1) / (_SHOWN_SHEETS - 1)) for place in range(_SHOWN_SHEETS)}
         names = [names[place] for place in sorted(places)]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["short"] = lambda value: f"{value:.4g}"
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    page = environment.get_template("train_report.html.j2").render(
+    page = render_page(
+        "train_report.html.j2",
         title=store.public().rstrip("/").rpartition("/")[2],
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         phases=[(phase, curves([line for line in lines if line["phase"] == phase])) for phase in phases],
         last=lines[-1] if lines else None,
         hours=sum(line.get("seconds", 0.0) for line in lines) / 3600,

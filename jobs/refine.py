@@ -1,0 +1,35 @@
+"""Rounds of synthesis: ``python -m jobs.refine CONFIG.yaml [section.key=value ...]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jobs.printing import print_rows
+from pipeline.config_file import load_config
+from pipeline.refine_config import RefineConfig
+
+
+def run(config_path: Path | None, overrides: list[str], *, address: str | None, quiet: bool, debug: bool) -> None:
+    """Loads the config, runs the rounds, prints what each reached."""
+    config = load_config(RefineConfig, config_path, overrides)
+    from pipeline.refine import BEST, REPORT, refine
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(f"promptmill: {text}", file=sys.stderr, flush=True)
+
+    rounds, reason = refine(config, address=address, quiet=quiet, debug=debug, say=say)
+    lines = [
+        (f"round {one.number}", f"mean similarity {one.similarity:.4f}; {one.prompts} prompts, {one.images} images, "
+         f"{one.improved} prompts improved")
+        for one in rounds
+    ]  # fmt: skip
+    base = config.output.uri.rstrip("/")
+    print_rows([*lines, ("ended", reason), ("best", f"{base}/{BEST}"), ("report", f"{base}/{REPORT}")])
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["refine", *sys.argv[1:]]))

@@ -1,0 +1,224 @@
+"""The evaluation: features of images and reference, metrics with intervals, and where they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from actors.errors import UserError
+from actors.features import RESAMPLER, features_name
+from actors.model_uri import LocalModel, resolve_model
+from pipeline.cluster import connected
+from pipeline.describe import describe_again
+from pipeline.evaluate_config import EvaluateConfig
+from pipeline.evaluation_report import EVALUATION, METRICS, REPORT, render_evaluation
+from pipeline.extract import ExtractSettings, extract_missing
+from pipeline.feature_table import FeatureTable, features_key
+from pipeline.gather import Gathered, gather
+from pipeline.image_table import ImageTable, open_images
+from pipeline.judged import FIGURES, Judged, encode_figures, metric_line
+from pipeline.language_measures import language
+from pipeline.measure import Metric, measure
+from pipeline.pair import pair_missing, paired_figures
+from pipeline.storage import Store
+from pipeline.storage_errors import public_uri
+
+_FILES = (".parquet", ".tar", ".jsonl", ".csv")
+_NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Feature tables of an evaluation, and the pairs where they are asked for."""
+
+    made: FeatureTable
+    real: FeatureTable | None
+    pairs: FeatureTable | None
+
+
+def evaluate(
+    config: EvaluateConfig,
+    *,
+    address: str | None = None,
+    debug: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Evaluates, writes ``metrics.json`` and a page, and returns what the former says.
+
+    Args:
+        config: what is judged, beside what, by which features.
+        address: Ray cluster; None takes ``RAY_ADDRESS`` or starts a local one. None starts where all features are kept.
+        debug: Ray's and the workers' logs reach the terminal.
+        say: takes remarks, one sentence each.
+
+    Raises:
+        UserError: a table, column or model is not what it must be; too few images.
+        JobError: the store failed.
+    """
+    made = open_images(config.generated, "generated")
+    real = open_images(config.reference, "reference") if config.reference.uri else None
+    if config.measures.paired and real is None:
+        raise UserError("measures.paired needs reference.uri: the table that holds the truth under the same ids")
+    store, output = _open_output(config)
+    model = resolve_model(config.features.model, allow_unsafe=config.allow_unsafe_models)
+    sets = _sets(config, store, made, real, model)
+    with connected(address, config.cluster, debug) if _unfinished(sets) else nullcontext():
+        _extract(config, sets, made, real, say)
+    judged = _judge(config, sets, made, real, model)
+    store.replace(FIGURES, encode_figures(judged.metrics))
+    store.replace(METRICS, json.dumps(judged.document, indent=2, ensure_ascii=False).encode())
+    store.replace(REPORT, render_evaluation(judged.document).encode())
+    if output is not None:
+        describe_again(output)
+    if config.output.tensorboard:
+        _scalars(judged.document, config.output.tensorboard)
+    return {**judged.document, "written": store.public()}
+
+
+def _open_output(config: EvaluateConfig) -> tuple[Store, Store | None]:
+    """Where results go, and the promptmill output whose report gets a section, if they lie in one."""
+    generated = config.generated
+    assert generated.uri is not None
+    dataset = None
+    if not generated.uri.endswith(_FILES) and not any(mark in generated.uri for mark in "*?["):
+        made = Store(generated.uri, dict(generated.options))
+        dataset = made if made.size("_run/run.json") is not None else None
+    if config.output.uri is not None:
+        return Store(config.output.uri, dict(config.output.options)), None
+    if dataset is None:
+        raise UserError(
+            f"output.uri is not set and '{public_uri(generated.uri)}' is no promptmill output: name a place for results"
+        )
+    return Store(f"{generated.uri.rstrip('/')}/{EVALUATION}", dict(generated.options)), dataset
+
+
+def _sets(config: EvaluateConfig, store: Store, made: ImageTable, real: ImageTable | None, model: LocalModel) -> _Sets:
+    def table(name: str, images: ImageTable, *more: object) -> FeatureTable:
+        key = features_key(images.table.content, images.table.image, images.id, images.group, images.text, *more)
+        return FeatureTable(store, f"features/{name}-{key}", len(images.fragments))
+
+    within = config.measures.within
+    pairs = None
+    if config.measures.paired and real is not None:
+        pairs = table("pairs", made, real.table.content, real.table.image, real.id)
+    return _Sets(
+        table("generated", made, model.sha256, within),
+        table("reference", real, model.sha256) if real is not None else None,
+        pairs,
+    )
+
+
+def _unfinished(sets: _Sets) -> bool:
+    return any(table is not None and table.missing() for table in (sets.made, sets.real, sets.pairs))
+
+
+def _extract(
+    config: EvaluateConfig, sets: _Sets, made: ImageTable, real: ImageTable | None, say: Callable[[str], None]
+) -> None:
+    own = config.features
+    for name, images, table, within in (
+        ("generated", made, sets.made, config.measures.within), ("reference", real, sets.real, 0)
+    ):  # fmt: skip
+        if images is None or table is None:
+            continue
+        settings = ExtractSettings(
+            images, table, own.model, config.allow_unsafe_models, own.batch_rows, within, own.actors.cpus,
+            own.actors.gpus,
+        )  # fmt: skip
+        extract_missing(settings, own.actors, _counted(name, len(table.missing()), say))
+    if sets.pairs is not None and real is not None:
+        pair_missing(made, real, sets.pairs, own.actors, _counted("pairs", len(sets.pairs.missing()), say))
+
+
+def _counted(name: str, parts: int, say: Callable[[str], None]) -> Callable[[int, int, int], None]:
+    done = [0, 0, 0]
+
+    def tell(part: int, rows: int, skipped: int) -> None:
+        done[0] += 1
+        done[1] += rows
+        done[2] += skipped
+        say(f"{name}: {done[0]}/{parts} parts, {done[1]} images" + (f", {done[2]} skipped" if done[2] else ""))
+
+    return tell
+
+
+def _judge(config: EvaluateConfig, sets: _Sets, made: ImageTable, real: ImageTable | None, model: LocalModel) -> Judged:
+    name = features_name(config.features.model)
+    settings, seed = config.measures, config.seed
+    gathered = gather(sets.made, seed, settings.subset, "generated")
+    beside = gather(sets.real, seed, settings.subset, "reference") if sets.real is not None else None
+    metrics, warnings = measure(gathered, beside, name, settings, seed)
+    if sets.pairs is not None:
+        metrics += _paired(sets.pairs)
+    metrics += language(made)
+    warnings += _counts_of(sets, gathered, made)
+    document = {
+        "promptmill": version("promptmill"),
+        "generated": _told(config.generated.uri, made, gathered.rows, sets.made),
+        "reference": _told(config.reference.uri, real, beside.rows, sets.real)
+        if real is not None and beside is not None and sets.real is not None
+        else None,
+        "features": {
+            "name": name, "model": _publishable(model.uri), "sha256": model.sha256,
+            "dimensions": int(gathered.features.shape[1]), "resampler": RESAMPLER,
+        },
+        "seed": seed,
+        "measures": settings.model_dump(),
+        "metrics": [metric_line(metric, seed) for metric in metrics],
+        "warnings": warnings,
+    }  # fmt: skip
+    return Judged(metrics, document)
+
+
+def _told(uri: str | None, images: ImageTable, rows: int, table: FeatureTable) -> dict[str, Any]:
+    assert uri is not None
+    return {
+        "uri": _publishable(public_uri(uri)), "content": images.table.content, "images": rows, "text": images.text,
+        "skipped": table.skipped(),
+    }  # fmt: skip
+
+
+def _counts_of(sets: _Sets, made: Gathered, images: ImageTable) -> list[str]:
+    found = []
+    for name, table in (("generated", sets.made), ("reference", sets.real)):
+        if table is None:
+            continue
+        for reason, count in sorted(table.skipped().items()):
+            found.append(f"{count} of the {name} images are left out: {reason}")
+    silent = sum(text is None for text in made.texts)
+    if images.text is not None and silent and made.words.shape[1]:
+        found.append(f"{silent} images of the subset have no words: text-image metrics leave them out")
+    if images.text is None:
+        found.append("the generated images have no column of words: no text-image metric (generated.text names one)")
+    return found
+
+
+def _paired(pairs: FeatureTable) -> list[Metric]:
+    found = []
+    for name, figure in paired_figures(pairs).items():
+        if figure.count:
+            shown = _NAMES[name]
+            how = f"mean over {figure.count} images and the truth with the same id, at the image's own size"
+            if name == "ms_ssim":
+                how += "; five scales from 176 pixels on, fewer below"
+            found.append(Metric(shown, figure, how, "higher", beside=True))
+    return found
+
+
+def _scalars(document: dict[str, Any], directory: str) -> None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("output.tensorboard needs the extra `train`: pip install 'promptmill[train]'") from error
+    with SummaryWriter(directory) as writer:
+        for line in document["metrics"]:
+            if line["value"] is not None:
+                writer.add_scalar(f"evaluation/{line['name']}", line["value"], 0)
+
+
+def _publishable(uri: str) -> str:
+    return uri if ":" in uri else uri.rstrip("/").rpartition("/")[2]

@@ -1,0 +1,172 @@
+"""Features of a table of images through Ray Data: an actor pool, one task a fragment, results straight to the store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+
+from actors.decode import decode_image, square
+from actors.device import use_resources
+from actors.features import FeatureExtractor, load_features
+from actors.model_uri import resolve_model
+from pipeline.config import Actors
+from pipeline.feature_table import FeatureRows, FeatureTable
+from pipeline.graph import pool
+from pipeline.image_table import ImageRow, ImageTable
+from pipeline.metrics.paired import ms_ssim
+
+_CALL_TEXTS = 256
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """All that an extracting actor needs; picklable."""
+
+    table: ImageTable
+    features: FeatureTable
+    model: str
+    allow_unsafe: bool
+    batch_rows: int
+    within: int
+    cpus: float
+    gpus: float
+
+
+class ExtractStage:
+    """Reads a fragment's images, extracts, writes the part; the features never pass through Ray's object store."""
+
+    def __init__(self, settings: ExtractSettings) -> None:
+        self._settings = settings
+        device = use_resources(settings.cpus, settings.gpus)
+        model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe)
+        self._model = load_features(model.path, device)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Rows of part numbers -> (part, rows, skipped)."""
+        told = []
+        for part in block["part"].to_pylist():
+            rows = extract(
+                self._model, self._settings.table.read(part), self._settings.batch_rows, self._settings.within
+            )
+            # A second writer found the same numbers: whoever was first is right.
+            self._settings.features.store.create(self._settings.features.name(part), rows.encode())
+            told.append({"part": part, "rows": len(rows.ids), "skipped": len(rows.skipped)})
+        return pa.Table.from_pylist(told)
+
+
+def extract(model: FeatureExtractor, rows: Sequence[ImageRow], batch_rows: int, within: int = 0) -> FeatureRows:
+    """Features of some rows, in order; a row that has none is counted, with the reason.
+
+    Args:
+        model: the extractor.
+        rows: images, and what is said of them.
+        batch_rows: images that one call takes.
+        within: images of one prompt that MS-SSIM compares; fewer than 2 for none.
+    """
+    kept: list[ImageRow] = []
+    skipped: dict[str, str] = {}
+    features: list[NDArray[np.float32]] = []
+    classes: list[NDArray[np.float32]] = []
+    shown: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
+    for start in range(0, len(rows), batch_rows):
+        whole, pixels = [], []
+        for row in rows[start : start + batch_rows]:
+            try:
+                if row.image is None:
+                    raise ValueError(row.reason)
+                picture = decode_image(row.image)
+            except ValueError as error:
+                skipped[row.id] = "no picture" if row.image is None else f"not decodable: {error}"[:80]
+                continue
+            whole.append(row)
+            pixels.append(square(picture, model.side))
+            if len(shown[row.group]) < within:
+                # At its own size, not the model's: MS-SSIM is of pixels.
+                shown[row.group].append(square(picture, min(picture.size)))
+        if not whole:
+            continue
+        seen = model.see(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
+        finite = seen.features.isfinite().flatten(1).all(dim=1).tolist()
+        for row, fine in zip(whole, finite, strict=True):
+            if fine:
+                kept.append(row)
+            else:
+                skipped[row.id] = "features are not finite"
+        features.append(seen.features[finite].numpy())
+        if seen.classes is not None:
+            classes.append(seen.classes[finite].numpy())
+    empty = np.zeros((len(kept), 0), np.float32)
+    return FeatureRows(
+        [row.id for row in kept],
+        [row.group for row in kept],
+        [row.text for row in kept],
+        np.concatenate(features) if features else empty,
+        _words(model, [row.text for row in kept]),
+        np.concatenate(classes) if classes else empty,
+        _alike(kept, shown),
+        skipped,
+    )
+
+
+def _words(model: FeatureExtractor, texts: Sequence[str | None]) -> NDArray[np.float32]:
+    distinct = list(dict.fromkeys(text for text in texts if text is not None))
+    parts = [model.read(distinct[start : start + _CALL_TEXTS]) for start in range(0, len(distinct), _CALL_TEXTS)]
+    found = [part.numpy() for part in parts if part is not None]
+    if not found:
+        return np.zeros((len(texts), 0), np.float32)
+    vectors = np.concatenate(found)
+    place = {text: number for number, text in enumerate(distinct)}
+    words = np.full((len(texts), vectors.shape[1]), np.nan, np.float32)
+    for row, text in enumerate(texts):
+        if text is not None:
+            words[row] = vectors[place[text]]
+    return words
+
+
+def _alike(rows: Sequence[ImageRow], shown: dict[str, list[NDArray[np.uint8]]]) -> list[float | None]:
+    """For each prompt, at its first row, the mean MS-SSIM over the pairs of its first images of one size."""
+    found: list[float | None] = []
+    met: set[str] = set()
+    for row in rows:
+        value = None
+        if row.group not in met:
+            met.add(row.group)
+            pictures = [one for one in shown[row.group] if one.shape == shown[row.group][0].shape]
+            pairs = [(a, b) for a in range(len(pictures)) for b in range(a)]
+            if pairs:
+                stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).double() / 255
+                first, second = (stack[[pair[side] for pair in pairs]] for side in (0, 1))
+                alike = ms_ssim(first, second)
+                value = None if alike is None else float(alike.mean())
+        found.append(value)
+    return found
+
+
+def extract_missing(
+    settings: ExtractSettings, actors: Actors, tell: Callable[[int, int, int], None] = lambda part, rows, skipped: None
+) -> None:
+    """Extracts the parts that are not there yet.
+
+    Args:
+        settings: for the actors.
+        actors: the pool.
+        tell: takes each part's number, its rows, and how many were skipped.
+    """
+    parts = settings.features.missing()
+    if not parts:
+        return
+    blocks = [pa.table({"part": [part]}) for part in parts]
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    done = ray.data.from_blocks(blocks).map_batches(
+        ExtractStage, fn_constructor_args=(settings,), batch_size=None, batch_format="pyarrow", **pool(actors, 1)
+    )
+    for row in done.iter_rows():
+        tell(row["part"], row["rows"], row["skipped"])

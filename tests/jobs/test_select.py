@@ -1,0 +1,94 @@
+"""Candidates, similarity and near-duplicates: which images of a run are kept, and that every row is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from actors.errors import UserError
+from pipeline.config import SynthesizeConfig
+from pipeline.config_file import load_config
+from pipeline.render_row import render_row
+from pipeline.storage import Store
+from pipeline.synthesize import Summary, settle, synthesize
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+PROMPTS = ["a red heart", "一只猫在沙滩上玩耍", "a green tree", "a smiling face", "a blue fish"]
+
+
+@pytest.fixture
+def make(tiny_gan: Path, tmp_path: Path) -> Any:
+    """Runs the pipeline over five prompts; returns the summary, the output's rows and its rejects."""
+    pq.write_table(pa.table({"id": [f"p{n}" for n in range(5)], "prompt": PROMPTS}), tmp_path / "prompts.parquet")
+
+    def run(name: str, *more: str) -> tuple[Summary, list[dict[str, Any]], list[dict[str, Any]]]:
+        told = [f"prompts.uri={tmp_path / 'prompts.parquet'}", f"output.uri={tmp_path / name}", "expand=null",
+                f"generate.model={tiny_gan}", "shards.rows=3", *more]  # fmt: skip
+        summary = synthesize(load_config(SynthesizeConfig, None, told), quiet=True)
+        rows = [row for file in sorted((tmp_path / name / "data").iterdir()) for row in pq.read_table(file).to_pylist()]
+        rejects = [row for file in (tmp_path / name / "rejects").glob("*") for row in pq.read_table(file).to_pylist()]
+        return summary, rows, rejects
+
+    return run
+
+
+def test_the_best_candidates_are_kept_under_their_own_ids(make, tmp_path):
+    _, every, _ = make("all", "generate.images=4", "select.score=true")
+    scores = {row["id"]: row["scores"]["similarity"] for row in every}
+    assert len(scores) == 20
+    assert all(-1 <= score <= 1 for score in scores.values())
+    summary, kept, _ = make("best", "generate.images=2", "generate.candidates=4")
+    assert summary.totals.images == 10
+    for prompt in range(5):
+        own = {name: score for name, score in scores.items() if name.startswith(f"p{prompt}-")}
+        best = sorted(own, key=lambda name: -own[name])[:2]
+        found = [row for row in kept if row["prompt_id"] == f"p{prompt}"]
+        assert {row["id"] for row in found} == set(best)
+        assert [row["scores"]["similarity"] for row in found] == [pytest.approx(own[row["id"]]) for row in found]
+    # A candidate's name and seed are those that it has without a choice: its row alone renders it again.
+    assert {row["id"]: row["seed"] for row in kept}.items() <= {row["id"]: row["seed"] for row in every}.items()
+    assert render_row(Store(str(tmp_path / "best")), kept[-1]["id"]).same
+
+
+def test_rows_with_no_image_similar_enough_are_rejects_with_their_score(make):
+    _, every, _ = make("all", "select.score=true")
+    ordered = sorted(every, key=lambda row: row["scores"]["similarity"])
+    limit = (ordered[1]["scores"]["similarity"] + ordered[2]["scores"]["similarity"]) / 2
+    summary, kept, rejects = make("some", f"select.min_similarity={limit}")
+    assert (summary.totals.planned, summary.totals.committed, summary.totals.rejected) == (5, 3, 2)
+    assert {row["prompt"] for row in kept} == {row["prompt"] for row in ordered[2:]}
+    for row in rejects:
+        assert row["reject_reason"] == "low_similarity"
+        score = next(one["scores"]["similarity"] for one in every if one["prompt"] == row["prompt"])
+        assert f"{score:.4f}" in row["reject_detail"]
+
+
+def test_near_duplicates_inside_a_shard_are_dropped(make):
+    """Random weights draw all but the same: of each shard the first image is left."""
+    summary, kept, rejects = make("few", "select.dedupe=0.2")
+    assert [row["prompt_id"] for row in kept] == ["p0", "p3"]
+    assert {row["reject_reason"] for row in rejects} == {"near_duplicate"}
+    assert summary.totals.planned == summary.totals.committed + summary.totals.rejected == 5
+    assert len(make("all", "select.dedupe=1.0")[1]) == 5
+
+
+def test_choices_are_repeated_to_the_byte(make, tmp_path):
+    told = ["generate.images=1", "generate.candidates=3", "select.min_similarity=-0.9"]
+    make("one", *told)
+    make("two", *told, "generate.batch_rows=2")
+    for name in sorted(path.name for path in (tmp_path / "one/data").iterdir()):
+        assert (tmp_path / "one/data" / name).read_bytes() == (tmp_path / "two/data" / name).read_bytes()
+
+
+def test_what_chooses_is_part_of_the_fingerprint(make, tmp_path, tiny_gan):
+    make("set", "generate.candidates=2")
+    for change, said in (("generate.candidates=3", "generate.candidates"), ("select.dedupe=0.9", "select.dedupe")):
+        told = [f"prompts.uri={tmp_path / 'prompts.parquet'}", f"output.uri={tmp_path / 'set'}", "expand=null",
+                f"generate.model={tiny_gan}", "shards.rows=3", "generate.candidates=2", change]  # fmt: skip
+        config = load_config(SynthesizeConfig, None, told)
+        with pytest.raises(UserError, match=said):
+            settle(config, Store(config.output.uri))
