@@ -127,6 +127,8 @@ def halves(size: int, seed: int, count: int = HALVES) -> NDArray[np.bool_]:
 
 
 def around(value: float, of_halves: Sequence[float] | Floats) -> tuple[float, float]:
-    """The interval about a value whose halves gave ``of_halves``."""
-    reach = _NORMAL * float(np.nanstd(np.asarray(of_halves, np.float64), ddof=1))
+    """The interval about a value whose halves gave ``of_halves``; NaN where fewer than two of them are finite."""
+    found = np.asarray(of_halves, np.float64)
+    found = found[np.isfinite(found)]
+    reach = _NORMAL * float(found.std(ddof=1)) if len(found) > 1 else math.nan
     return value - reach, value + reach
