@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,8 @@ class Scorer:
     def __init__(self, settings: ScorerSettings, device: torch.device, batch_rows: int = 64) -> None:
         """Loads the model. Raises `UserError` where it cannot be loaded or reads no words."""
         self.settings, self._batch_rows = settings, batch_rows
+        # Two shards may be inside one actor at once, and a fast tokenizer cannot be borrowed by two threads.
+        self._lock = threading.Lock()
         model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
         self._model = load_features(model.path, device)
         if self._model.read(["a"]) is None:
@@ -62,6 +65,10 @@ class Scorer:
             images: numbers.
             texts: the words of each.
         """
+        with self._lock:
+            return self._score(read, images, texts)
+
+    def _score(self, read: Callable[[int], bytes], images: Sequence[int], texts: Sequence[str]) -> Scores:
         features, words = [np.zeros((0, 0), np.float32)], [np.zeros((0, 0), np.float32)]
         for start in range(0, len(images), self._batch_rows):
             stop = start + self._batch_rows

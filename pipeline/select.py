@@ -37,7 +37,8 @@ def select(
 
     For each description the candidates are taken best first, until it has as many images as were asked for; one that is
     not similar enough, or a near-duplicate of an image of the shard that was taken before, is passed over. A prompt
-    row without any image left is a reject; one with fewer than were asked for is not.
+    row without any image left is a reject; one with fewer than were asked for is not. A prompt row of which fewer
+    could be rendered than were asked for is a reject, as without a choice: no image is lost in silence.
 
     Args:
         scorer: judges images; its settings say where the limits are.
@@ -55,9 +56,16 @@ def select(
     for job in made:
         candidates.setdefault(sheet.rows[job], []).append(job)
     asked, prompt_rows = block[c.IMAGES].to_pylist(), block[c.ROW].to_pylist()
+    refused: dict[int, RowError] = {}
+    for job in sorted(errors):
+        row = sheet.rows[job]
+        if len(candidates.get(row, [])) < asked[row]:
+            refused.setdefault(prompt_rows[row], errors[job])
     taken: list[int] = []
     reasons: dict[int, RowError] = {}
     for row, jobs in candidates.items():
+        if prompt_rows[row] in refused:
+            continue
         best_first = sorted(jobs, key=lambda job: (-similarity[job], job))
         enough = [job for job in best_first if scorer.settings.min_similarity is None
                   or similarity[job] >= scorer.settings.min_similarity]  # fmt: skip
@@ -71,11 +79,7 @@ def select(
             best = similarity[best_first[0]]
             reasons.setdefault(prompt_rows[row], _reason(scorer, best, len(jobs), bool(enough)))
     committed = {prompt_rows[sheet.rows[job]] for job in taken}
-    failed: dict[int, RowError] = {}
-    for job in sorted(errors):
-        failed.setdefault(prompt_rows[sheet.rows[job]], errors[job])
-    # What a prompt's images lack says more than that some candidate of it could not be rendered.
-    refused = {row: error for row, error in {**failed, **reasons}.items() if row not in committed}
+    refused |= {row: error for row, error in reasons.items() if row not in committed}
     return Selection(refuse(block, refused), sorted(taken), similarity)
 
 

@@ -8,13 +8,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from actors.errors import UserError
+from actors.contracts import ImageJob
+from actors.errors import RowError, UserError
+from actors.scorer import Scorer, ScorerSettings
+from pipeline import columns as c
+from pipeline.assemble import JobSheet
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
 from pipeline.render_row import render_row
+from pipeline.select import select
 from pipeline.storage import Store
 from pipeline.synthesize import Summary, settle, synthesize
+from tests.pipeline.outputs import png
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 PROMPTS = ["a red heart", "一只猫在沙滩上玩耍", "a green tree", "a smiling face", "a blue fish"]
@@ -74,6 +81,21 @@ def test_near_duplicates_inside_a_shard_are_dropped(make):
     assert {row["reject_reason"] for row in rejects} == {"near_duplicate"}
     assert summary.totals.planned == summary.totals.committed + summary.totals.rejected == 5
     assert len(make("all", "select.dedupe=1.0")[1]) == 5
+
+
+@pytest.mark.parametrize(("asked", "committed"), [(1, True), (2, True), (3, False)])
+def test_a_prompt_of_which_too_few_images_could_be_rendered_is_a_reject(asked, committed):
+    """Of three candidates one could not be made: enough for two images, not for three."""
+    block = pa.table(
+        {c.DESCRIPTION: ["a"], c.PROMPT: ["a"], c.IMAGES: [asked], c.ROW: [0], c.STAGE: pa.nulls(1, pa.string()),
+         c.REASON: pa.nulls(1, pa.string()), c.DETAIL: pa.nulls(1, pa.string())}
+    )  # fmt: skip
+    sheet = JobSheet([ImageJob(f"a-v0-{n}", "a", None, n, None, None) for n in range(3)], [0, 0, 0], [0, 1, 2])
+    scorer = Scorer(ScorerSettings("package:promptmill/encoder", False, None, None, "description"), torch.device("cpu"))
+    errors = {1: RowError("render_failed", "the renderer failed")}
+    found = select(scorer, block, sheet, errors, lambda job: png(job * 40))
+    assert len(found.kept) == (asked if committed else 0)
+    assert found.block[c.REASON].to_pylist() == [None if committed else "render_failed"]
 
 
 def test_choices_are_repeated_to_the_byte(make, tmp_path):
