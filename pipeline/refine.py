@@ -84,7 +84,7 @@ def refine(
             if table.num_rows == 0:
                 reason = "no prompt is left"
                 break
-            store.create(_prompts(number), _parquet(table))
+            _put_prompts(store, number, _parquet(table))
         say(f"round {number}")
         summary = synthesize(run, address=address, quiet=quiet, debug=debug, say=say)
         images += summary.totals.images
@@ -125,6 +125,15 @@ def _round_config(config: RefineConfig, number: int) -> SynthesizeConfig:
 
 def _prompts(number: int) -> str:
     return f"prompts/round-{number}.parquet"
+
+
+def _put_prompts(store: Store, number: int, data: bytes) -> None:
+    name = _prompts(number)
+    if not store.create(name, data) and store.read(name) != data:
+        raise UserError(
+            f"'{store.public(name)}' names other prompts than this run chooses: it was made with other settings of "
+            "refine; set them back, or choose another output.uri"
+        )
 
 
 def _lowest(best: dict[str, Best], share: float) -> list[str]:
@@ -172,12 +181,18 @@ def _prompt_table(config: RefineConfig, chosen: list[str], best: dict[str, Best]
 def _write_best(store: Store, config: RefineConfig, best: dict[str, Best], rounds: int) -> None:
     """For each shard of each round the rows of the prompts whose best round it is, with the columns of round 0."""
     names: list[str] = []
+    written: set[str] = set()
     for number in range(rounds):
         mine = pa.array([prompt for prompt, one in best.items() if one.round == number], pa.string())
         for shard, table in enumerate(_shards(open_store(_round_config(config, number)))):
             names = names or table.column_names
             kept = table.select(names).filter(pc.is_in(table["prompt_id"], value_set=mine))
+            written.add(f"{BEST}/round-{number}-{shard:06d}.parquet")
             store.replace(f"{BEST}/round-{number}-{shard:06d}.parquet", _parquet(kept))
+    # An earlier run may have gone through more rounds: what it left would double prompts.
+    for entry in store.list(BEST):
+        if entry.name not in written:
+            store.remove(entry.name)
 
 
 def _shards(store: Store, columns: tuple[str, ...] | None = None) -> Iterator[pa.Table]:

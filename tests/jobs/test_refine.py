@@ -82,6 +82,14 @@ def test_it_stops_on_a_budget_or_when_little_is_gained(told, tmp_path, change, r
     assert len(kept(tmp_path)) == 6
 
 
+def test_other_settings_on_the_same_output_are_refused_and_fewer_rounds_leave_nothing_behind(told, tmp_path):
+    refine(load_config(RefineConfig, None, told), quiet=True)
+    with pytest.raises(UserError, match="other settings of refine"):
+        refine(load_config(RefineConfig, None, [*told, "refine.share=0.9"]), quiet=True)
+    refine(load_config(RefineConfig, None, [*told, "refine.rounds=1"]), quiet=True)
+    assert len(kept(tmp_path)) == 6
+
+
 def test_other_formats_are_refused(told):
     with pytest.raises(UserError, match=r"output\.format must be parquet"):
         refine(load_config(RefineConfig, None, [*told, "output.format=files"]), quiet=True)
