@@ -55,9 +55,9 @@ class FeatureRows:
             "prompt_id": pa.array(self.groups, pa.string()),
             "text": pa.array(self.texts, pa.string()),
             "ms_ssim": pa.array(self.ms_ssim, pa.float32()),
-            "features": _lists(self.features),
         }
-        for name, values in (("words", self.words), ("classes", self.classes)):
+        # A part without any image that could be used has no vectors, and so no width of them.
+        for name, values in (("features", self.features), ("words", self.words), ("classes", self.classes)):
             if values.shape[1]:
                 columns[name] = _lists(values)
         table = pa.table(columns).replace_schema_metadata({_SKIPPED: json.dumps(self.skipped).encode()})

@@ -141,6 +141,16 @@ def test_damaged_images_are_counted_and_change_nothing(whole, tmp_path):
         assert values(document)[name] == pytest.approx(before[name], rel=1e-6)
 
 
+def test_a_fragment_of_broken_images_alone_is_counted_too(tmp_path):
+    save(tmp_path / "made.parquet", rows=16, group=8)
+    rows = pq.read_table(tmp_path / "made.parquet").to_pylist()
+    broken = [row | {"image": {"bytes": b"no picture", "path": None}} for row in rows[:8]] + rows[8:]
+    pq.write_table(pa.Table.from_pylist(broken), tmp_path / "made.parquet", row_group_size=8)
+    document = run(tmp_path / "made.parquet", tmp_path / "out")
+    assert document["generated"]["images"] == 8
+    assert sum(document["generated"]["skipped"].values()) == 8
+
+
 def test_without_words_there_is_no_text_image_metric_and_a_note_says_so(tmp_path):
     document = run(save(tmp_path / "made.parquet", captions="none"), tmp_path / "out")
     assert not [name for name in values(document) if "precision" in name or "similarity" in name]
