@@ -49,16 +49,16 @@ class Backend:
 class Sink:
     """Remembers what came, and that nothing came twice."""
 
-    def __init__(self, broken_at: int | None = None, delay: float = 0.0) -> None:
+    def __init__(self, broken_at: int | None = None, wait: Callable[[int], object] = lambda index: None) -> None:
         self.images: dict[int, EncodedImage] = {}
         self.errors: dict[int, RowError] = {}
-        self.broken_at, self.delay = broken_at, delay
+        self.broken_at, self.wait = broken_at, wait
         self.lock = threading.Lock()
         self.closed = False
         self.late = 0
 
     def add(self, index: int, image: EncodedImage) -> None:
-        time.sleep(self.delay)
+        self.wait(index)
         with self.lock:
             self.late += self.closed
             if index == self.broken_at:
@@ -155,7 +155,7 @@ def test_where_memory_is_short_the_waiting_pixels_are_few_too():
         ahead.append(jobs[0].seed - len(sink.images))
 
     ahead: list[int] = []
-    sink = Sink(delay=0.005)
+    sink = Sink(wait=lambda index: time.sleep(0.005))
     make(Backend(only_one_fits), rows=8, threads=1).render([job(number) for number in range(24)], sink)
     assert len(sink.images) == 24
     assert max(ahead[-8:]) <= 1
@@ -262,7 +262,7 @@ def test_a_broken_engine_is_nobodys_row(error):
         if any(each.seed == 11 for each in jobs):
             raise error
 
-    sink = Sink(delay=0.01)
+    sink = Sink(wait=lambda index: time.sleep(0.01))
     with pytest.raises(BrokenEngine):
         make(Backend(fail)).render([job(number) for number in range(16)], sink)
     sink.closed = True
@@ -280,7 +280,7 @@ def test_a_mistake_of_the_user_that_the_backend_finds_late_ends_the_job():
 
 
 def test_an_error_of_the_sink_goes_up_and_nothing_is_added_afterwards():
-    sink = Sink(broken_at=2, delay=0.01)
+    sink = Sink(broken_at=2, wait=lambda index: time.sleep(0.01))
     with pytest.raises(OSError, match="no space left"):
         make(Backend()).render([job(number) for number in range(64)], sink)
     sink.closed = True
@@ -289,20 +289,30 @@ def test_an_error_of_the_sink_goes_up_and_nothing_is_added_afterwards():
 
 
 def test_encoding_runs_beside_the_next_micro_batch_and_no_further():
-    """With a slow sink the renderer is ahead by one micro-batch: never idle, never hoarding pixels."""
+    """The sink of a micro-batch waits for the next one's rendering: never idle, never hoarding pixels."""
     ahead: list[int] = []
-    sink = Sink(delay=0.02)
-    backend = Backend(lambda jobs: ahead.append(jobs[0].seed - len(sink.images)))
-    make(backend, rows=4, threads=1).render([job(number) for number in range(24)], sink)
+    began = [threading.Event() for _ in range(7)]
+
+    def render(jobs: Sequence[ImageJob]) -> None:
+        ahead.append(jobs[0].seed - len(sink.images))
+        began[jobs[0].seed // 4].set()
+
+    began[6].set()  # nothing is rendered beside the last micro-batch's encoding
+    sink = Sink(wait=lambda index: waited.append(began[index // 4 + 1].wait(60)))
+    waited: list[bool] = []
+    make(Backend(render), rows=4, threads=1).render([job(number) for number in range(24)], sink)
     assert len(sink.images) == 24
+    assert all(waited), "the renderer waits for the encoder"
     assert max(ahead) <= 4, "a micro-batch is rendered while two others wait for the encoder"
-    assert max(ahead) >= 3, "the renderer waits for the encoder"
 
 
 def test_two_shards_at_once_share_one_backend_safely():
-    backend = Backend(lambda jobs: time.sleep(0.001))
+    """Each shard's pictures wait for a rendering of the other: neither has to be at its end before the other begins."""
+    began = [threading.Event(), threading.Event()]
+    backend = Backend(lambda jobs: began[jobs[0].seed // 100].set())
     generator = make(backend, rows=3)
-    sinks = [Sink(), Sink()]
+    waited: list[bool] = []
+    sinks = [Sink(wait=lambda index, other=began[1 - shard]: waited.append(other.wait(60))) for shard in (0, 1)]
     shards = [[job(number + 100 * shard) for number in range(30)] for shard in (0, 1)]
     threads = [threading.Thread(target=generator.render, args=pair) for pair in zip(shards, sinks, strict=True)]
     for thread in threads:
@@ -312,8 +322,7 @@ def test_two_shards_at_once_share_one_backend_safely():
     for shard, sink in zip(shards, sinks, strict=True):
         assert len(sink.images) == 30
         assert all(read_marks(sink.images[index].data).image_id == each.image_id for index, each in enumerate(shard))
-    turns = [call[0] >= 100 for call in backend.calls]
-    assert turns != sorted(turns), "one shard was rendered to its end before the other began"
+    assert all(waited), "one shard was rendered to its end before the other began"
     generator.close()
 
 

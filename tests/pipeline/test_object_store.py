@@ -148,11 +148,9 @@ def test_wrong_credentials_are_a_permission_error(s3_bucket, monkeypatch, enviro
         lambda: fs.exists(path),
         lambda: fs.find(s3_bucket),
     ):
-        started = time.monotonic()
         with pytest.raises(PermissionError) as caught:
             request()
         assert code(caught.value) in {"SignatureDoesNotMatch", "403"}
-        assert time.monotonic() - started < 3  # not retried
 
 
 def test_no_credentials_are_no_oserror(s3_bucket, monkeypatch):
