@@ -28,7 +28,7 @@ from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
 
 _FILES = (".parquet", ".tar", ".jsonl", ".csv")
-_NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+_NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS (alexnet)"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def evaluate(
     """
     made = open_images(config.generated, "generated")
     real = open_images(config.reference, "reference") if config.reference.uri else None
+    if config.measures.lpips and not config.measures.paired:
+        raise UserError("measures.lpips compares pairs: set measures.paired=true too, and reference.uri to the truth")
     if config.measures.paired and real is None:
         raise UserError("measures.paired needs reference.uri: the table that holds the truth under the same ids")
     store, output = _open_output(config)
@@ -104,7 +106,8 @@ def _sets(config: EvaluateConfig, store: Store, made: ImageTable, real: ImageTab
     within = config.measures.within
     pairs = None
     if config.measures.paired and real is not None:
-        pairs = table("pairs", made, real.table.content, real.table.image, real.id)
+        judge = resolve_model(config.measures.lpips).sha256 if config.measures.lpips else None
+        pairs = table("pairs", made, real.table.content, real.table.image, real.id, judge)
     return _Sets(
         table("generated", made, model.sha256, within),
         table("reference", real, model.sha256) if real is not None else None,
@@ -131,7 +134,8 @@ def _extract(
         )  # fmt: skip
         extract_missing(settings, own.actors, _counted(name, len(table.missing()), say))
     if sets.pairs is not None and real is not None:
-        pair_missing(made, real, sets.pairs, own.actors, _counted("pairs", len(sets.pairs.missing()), say))
+        tell = _counted("pairs", len(sets.pairs.missing()), say)
+        pair_missing(made, real, sets.pairs, own.actors, tell, config.measures.lpips)
 
 
 def _counted(name: str, parts: int, say: Callable[[str], None]) -> Callable[[int, int, int], None]:
@@ -205,7 +209,7 @@ def _paired(pairs: FeatureTable) -> list[Metric]:
             how = f"mean over {figure.count} images and the truth with the same id, at the image's own size"
             if name == "ms_ssim":
                 how += "; five scales from 176 pixels on, fewer below"
-            found.append(Metric(shown, figure, how, "higher", beside=True))
+            found.append(Metric(shown, figure, how, "lower" if name == "lpips" else "higher", beside=True))
     return found
 
 

@@ -39,6 +39,9 @@ class Measures(Section):
     choice: int = option(100, "texts that R-precision chooses from", ge=2)
     duplicate: float = option(0.98, "cosine of two images' features from which on they are near-duplicates", gt=0, le=1)
     paired: bool = option(False, "PSNR, SSIM, MS-SSIM of images and references with the same id (restoration)")
+    lpips: str | None = option(
+        None, "LPIPS of pairs: URI of AlexNet's ImageNet weights as safetensors, torchvision's names; null = none"
+    )
     within: int = option(4, "images of one prompt that MS-SSIM compares with one another; 0 = none", ge=0)
 
 

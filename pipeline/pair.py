@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actors.decode import decode_image, square
 from actors.errors import UserError
+from actors.lpips import SMALLEST, Lpips, alexnet_file
 from pipeline.config import Actors
 from pipeline.feature_table import FeatureTable
 from pipeline.graph import pool
@@ -23,18 +24,22 @@ from pipeline.metrics.intervals import ByPrompt
 from pipeline.metrics.paired import ms_ssim, psnr, ssim
 from pipeline.storage_errors import public_uri
 
-COLUMNS = ("psnr", "ssim", "ms_ssim")
+COLUMNS = ("psnr", "ssim", "ms_ssim", "lpips")
 _SCHEMA = pa.schema([("id", pa.string()), ("prompt_id", pa.string()), *((name, pa.float64()) for name in COLUMNS)])
 
 
 @dataclass(frozen=True)
 class PairSettings:
-    """All that a pairing actor needs; picklable. ``places`` says in which fragment and row of the truth an id is."""
+    """All that a pairing actor needs; picklable.
+
+    ``places`` says in which fragment and row of the truth an id is, ``lpips`` where AlexNet is (None: no LPIPS).
+    """
 
     made: ImageTable
     truth: ImageTable
     places: dict[str, tuple[int, int]]
     pairs: FeatureTable
+    lpips: str | None = None
 
 
 class PairStage:
@@ -42,6 +47,7 @@ class PairStage:
 
     def __init__(self, settings: PairSettings) -> None:
         self._settings = settings
+        self._lpips = Lpips(alexnet_file(settings.lpips)) if settings.lpips else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Rows of part numbers -> (part, rows, skipped)."""
@@ -69,12 +75,14 @@ class PairStage:
         except ValueError:
             return None
         alike = ms_ssim(first, second)
+        lpips = None if self._lpips is None or side < SMALLEST else float(self._lpips(first, second))
         return {
             "id": row.id,
             "prompt_id": row.group,
             "psnr": float(psnr(first, second)),
             "ssim": float(ssim(first, second)),
             "ms_ssim": None if alike is None else float(alike),
+            "lpips": lpips,
         }
 
 
@@ -84,8 +92,16 @@ def pair_missing(
     pairs: FeatureTable,
     actors: Actors,
     tell: Callable[[int, int, int], None] = lambda part, rows, skipped: None,
+    lpips: str | None = None,
 ) -> None:
     """Compares the parts that are not there yet.
+
+    Args:
+        made, truth: the images, and what they are compared with under the same ids.
+        pairs: where the parts are kept.
+        actors: the pool that compares.
+        tell: takes part, rows and rows left out.
+        lpips: URI of AlexNet's weights; None leaves LPIPS out.
 
     Raises:
         UserError: one of the tables has no ids, or they have none in common.
@@ -99,7 +115,7 @@ def pair_missing(
             f"no image of '{public_uri(made.table.uri)}' has the id of one in '{public_uri(truth.table.uri)}': paired "
             "metrics compare rows with the same id"
         )
-    settings = PairSettings(made, truth, places, pairs)
+    settings = PairSettings(made, truth, places, pairs, lpips)
     done = ray.data.from_blocks([pa.table({"part": [part]}) for part in parts]).map_batches(
         PairStage, fn_constructor_args=(settings,), batch_size=None, batch_format="pyarrow", **pool(actors, 1)
     )

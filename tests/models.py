@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -61,3 +62,16 @@ def save_llm(directory: Path) -> Path:
     model.save_pretrained(directory)
     words.save_pretrained(directory)
     return directory
+
+
+def save_alexnet(path: Path) -> Path:
+    """AlexNet's convolutions with random weights, under torchvision's names."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+    tensors = {}
+    for number, shape in shapes.items():
+        fan_in = shape[1] * shape[2] * shape[3]
+        tensors[f"features.{number}.weight"] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+        tensors[f"features.{number}.bias"] = torch.zeros(shape[0])
+    save_file(tensors, path)
+    return path

@@ -24,6 +24,7 @@ from pipeline.evaluate import evaluate
 from pipeline.evaluate_config import EvaluateConfig
 from pipeline.judged import read_judged
 from pipeline.synthesize import synthesize
+from tests.models import save_alexnet
 from tests.shapes import COLOURS, SHAPES, picture
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -184,6 +185,12 @@ def test_paired_metrics_compare_rows_of_the_same_id(tmp_path):
     assert same["SSIM"] == pytest.approx(1)
     assert off["PSNR, dB"] == pytest.approx(20 * np.log10(255 / 10))
     assert off["MS-SSIM"] < 1
+    assert "LPIPS (alexnet)" not in off
+    save_alexnet(tmp_path / "alexnet.safetensors")
+    weights = f"measures.lpips={tmp_path / 'alexnet.safetensors'}"
+    same = values(run(tmp_path / "same.parquet", tmp_path / "out-same", *told, weights))
+    off = values(run(tmp_path / "off.parquet", tmp_path / "out-off", *told, weights))
+    assert same["LPIPS (alexnet)"] == 0 < off["LPIPS (alexnet)"]
     strangers = [row | {"id": f"x{row['id']}"} for row in pq.read_table(tmp_path / "same.parquet").to_pylist()]
     pq.write_table(pa.Table.from_pylist(strangers), tmp_path / "other.parquet")
     with pytest.raises(UserError, match="has the id of one in"):
