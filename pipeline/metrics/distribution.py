@@ -32,7 +32,12 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def extrapolated(counts: Sequence[int], values: Sequence[float]) -> float:
-    """The value at infinitely many images: the intercept of a line through values against 1 / n (FID-infinity)."""
+    """The value at infinitely many images: the intercept of a line through values against 1 / n (FID-infinity).
+
+    NaN where the counts are all the same, as they are of a handful of images: no line goes through one point.
+    """
+    if len(set(counts)) < 2:
+        return float("nan")
     slope_and_intercept = np.polyfit(1 / np.asarray(counts, np.float64), np.asarray(values, np.float64), 1)
     return float(slope_and_intercept[1])
 
@@ -60,9 +65,10 @@ class KernelDistance:
         return float(self.of_subsets(*ones)[0])
 
     def of_subsets(self, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Floats:
-        """Of k subsets, (k, n) and (k, m) bool; one value each, (k,)."""
+        """Of k subsets, (k, n) and (k, m) bool; one value each, (k,), NaN where one has fewer than two rows."""
         a, b = first.astype(np.float64), second.astype(np.float64)
         n, m = a.sum(axis=1), b.sum(axis=1)
+        n, m = np.where(n < 2, np.nan, n), np.where(m < 2, np.nan, m)
         one = ((a @ self.within_first) * a).sum(axis=1) / (n * (n - 1))
         two = ((b @ self.within_second) * b).sum(axis=1) / (m * (m - 1))
         found: Floats = one + two - 2 * ((a @ self.between) * b).sum(axis=1) / (n * m)

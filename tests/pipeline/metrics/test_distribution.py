@@ -122,6 +122,16 @@ def test_a_line_in_one_over_n_is_followed_to_its_end():
     assert extrapolated(counts, [3.0 + 40 / n for n in counts]) == pytest.approx(3.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_a_handful_of_images_there_is_no_number_and_no_warning_of_numpy():
+    assert np.isnan(extrapolated([1, 1, 1, 1], [3.0, 2.0, 2.5, 3.0]))
+    alone, pair = np.eye(4, dtype=bool)[:1], np.ones((1, 4), bool)
+    distance = KernelDistance.of(REAL[:4], MADE[:4])
+    assert np.isnan(distance.of_subsets(alone, pair)).all()
+    assert np.isnan(distance.of_subsets(pair, alone)).all()
+    assert np.isfinite(distance.of_subsets(pair, pair)).all()
+
+
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     """Of 200 means of 100 normals, between 90% and 99% of intervals hold 0."""
     held = {"bootstrap": 0, "halves": 0}
