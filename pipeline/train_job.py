@@ -22,6 +22,7 @@ import pyarrow.fs
 import ray
 import ray.train
 import torch
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -131,7 +132,13 @@ def run_training(task: TrainingTask, *, quiet: bool) -> None:
     try:
         with task.board.shown(quiet=quiet):
             trainer.fit()
-    except TrainingFailedError as error:
+    except OutOfMemoryError as error:
+        # Ray ends the controller too, which no FailureConfig replaces.
+        raise JobError(
+            "a machine's memory was full and Ray ended the run's processes; free memory there, or ask for fewer "
+            "workers or smaller batches; the same command goes on from the last checkpoint"
+        ) from error
+    except (TrainingFailedError, RayError) as error:
         raise task.board.stopped() or _plain(error) from error
     stopped = task.board.stopped()
     if stopped is not None:
@@ -270,7 +277,7 @@ def _bare(error: PromptmillError) -> PromptmillError:
     return kind(str(cause))
 
 
-def _plain(error: TrainingFailedError) -> JobError:
+def _plain(error: Exception) -> JobError:
     """One sentence out of the errors of all workers."""
     text = str(error).strip().splitlines()
     last = next((line for line in reversed(text) if line.strip()), type(error).__name__)
