@@ -1,7 +1,8 @@
-"""scikit-learn's 8x8 digits as a captioned image table: ``python examples/digits/prepare.py OUT.parquet``.
+"""scikit-learn's 8x8 digits as a captioned image table: ``python examples/digits/prepare.py OUT.parquet [PROMPTS.parquet]``.
 
 1,797 digits by 43 people (UCI, Alpaydin & Kaynak 1998, CC BY 4.0), enlarged to 16x16, with their names in words,
 in English and Chinese. Every fifth is held out in ``split``: the classifier that judges is trained on those alone.
+PROMPTS is a prompt table that asks for each digit once in both languages.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def picture(ink: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def main(target: Path) -> None:
-    """Writes the table."""
+def main(target: Path, prompts: Path | None = None) -> None:
+    """Writes the tables."""
     digits = load_digits()
     rows = []
     for number, (ink, digit) in enumerate(zip(digits.images, digits.target.tolist(), strict=True)):
@@ -46,7 +47,11 @@ def main(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), target)
     print(f"{target}: {len(rows)} digits")
+    if prompts is not None:
+        asked = [f"the digit {name}" for name in ENGLISH] + [f"数字{sign}" for sign in CHINESE]
+        pq.write_table(pa.table({"prompt": asked, "digit": [*range(10), *range(10)]}), prompts)
+        print(f"{prompts}: {len(asked)} prompts")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
