@@ -1,4 +1,4 @@
-"""scikit-learn's 8x8 digits as a captioned image table: ``python examples/digits/prepare.py OUT.parquet [PROMPTS.parquet]``.
+"""scikit-learn's 8x8 digits as a captioned image table: ``python examples/digits/prepare.py OUT.parquet [PROMPTS]``.
 
 1,797 digits by 43 people (UCI, Alpaydin & Kaynak 1998, CC BY 4.0), enlarged to 16x16, with their names in words,
 in English and Chinese. Every fifth is held out in ``split``: the classifier that judges is trained on those alone.
