@@ -174,15 +174,31 @@ def encode_record(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+class NewerFormat(UserError):
+    """A record that a later promptmill wrote: nothing is wrong with it, this program is too old for it."""
+
+
 def decode_record(data: bytes, where: str) -> dict[str, Any]:
-    """Reads a record back; raises `UserError` where it is none of this version."""
+    """Reads a record back.
+
+    Raises:
+        NewerFormat: it has a later format version than this promptmill knows.
+        UserError: it is no record at all.
+    """
     try:
         record = json.loads(data)
         version = record["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{where}' is no record of promptmill; move it away to make its shard again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"'{where}' is no record of promptmill; promptmill verify --repair tells what can be saved"
+        ) from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise NewerFormat(
+            f"'{where}' has format version {version}, and this promptmill knows versions up to {FORMAT_VERSION}; "
+            "install the promptmill that wrote it, or a later one"
+        )
     if version != FORMAT_VERSION:
-        raise UserError(f"'{where}' has format {version}, this promptmill writes {FORMAT_VERSION}; use its own version")
+        raise UserError(f"'{where}' has no format version that any promptmill wrote; promptmill verify tells more")
     return dict(record)
 
 

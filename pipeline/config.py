@@ -21,6 +21,14 @@ def option(default: Any, description: str, **constraints: Any) -> Any:
     return Field(default, description=description, **constraints)
 
 
+def later_option(default: Any, description: str, **constraints: Any) -> Any:
+    """An option that came after the first outputs of this format version were written.
+
+    It enters the fingerprint only where it departs from its default, so that what was made before it can be resumed.
+    """
+    return Field(default, description=description, json_schema_extra={"later": True}, **constraints)
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not coerced across kinds, nothing changes later."""
 
@@ -30,9 +38,10 @@ class Section(BaseModel):
         """The values of this section that decide the dataset's bytes, as plain JSON types."""
         found: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("place"):
-                continue
+            kind = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             value = getattr(self, name)
+            if kind.get("place") or (kind.get("later") and value == field.default):
+                continue
             found[name] = value.identity() if isinstance(value, Section) else value
         return found
 
