@@ -11,11 +11,12 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -46,6 +47,7 @@ class Store:
         unconditional: the user promises a single writer, so a plain put stands in for a conditional one.
         attempts: tries of one request.
         max_backoff: seconds between two tries at most.
+        sleep: waits that many seconds between two tries; the clock of a simulation goes here.
     """
 
     uri: str
@@ -53,6 +55,7 @@ class Store:
     unconditional: bool = False
     attempts: int = 8
     max_backoff: float = 20.0
+    sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         self._connect()
@@ -187,7 +190,10 @@ class Store:
         self._call(attempt, name, "write")
 
     def remove(self, name: str) -> None:
-        """Deletes an object; one that is not there is no error. Only for the notes of a driver, never for data."""
+        """Deletes an object; one that is not there is no error.
+
+        For notes; of data only by `pipeline.quarantine`, which has read a copy back, and `pipeline.garbage`.
+        """
 
         def attempt() -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -195,22 +201,51 @@ class Store:
 
         self._call(attempt, name, "delete")
 
-    def sha256(self, name: str) -> tuple[str, int] | None:
-        """(hex digest, size in bytes) of an object, streamed; None where there is none."""
+    def sha256(self, name: str, into: Path | None = None) -> tuple[str, int] | None:
+        """(hex digest, size in bytes) of an object, streamed, and kept in the file ``into``; None where there is none."""
 
         def attempt() -> tuple[str, int] | None:
             digest, size = hashlib.sha256(), 0
             self._forget(name)
             try:
-                with self.fs.open(self.path(name), "rb", cache_type="readahead") as stream:
+                with (
+                    self.fs.open(self.path(name), "rb", cache_type="readahead") as stream,
+                    contextlib.nullcontext() if into is None else into.open("wb") as copy,
+                ):
                     while chunk := stream.read(1 << 22):
                         digest.update(chunk)
                         size += len(chunk)
+                        if copy is not None:
+                            copy.write(chunk)
             except FileNotFoundError:
                 return None
             return digest.hexdigest(), size
 
         return self._call(attempt, name, "read")
+
+    def parse(self, name: str, use: Callable[[BinaryIO], T]) -> T | None:
+        """What ``use`` makes of an object's stream, fetched as it is read; None where there is no such object.
+
+        A transient error runs ``use`` again on a new stream. Its other errors go up as they are.
+        """
+
+        def attempt() -> T | Exception | None:
+            self._forget(name)
+            try:
+                with self.fs.open(self.path(name), "rb") as stream:
+                    return use(stream)
+            except FileNotFoundError:
+                return None
+            except ValueError as error:
+                # The content's fault, not the store's: no sentence about the store may stand in for it.
+                if is_transient(error):
+                    raise
+                return error
+
+        found = self._call(attempt, name, "read")
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -297,6 +332,7 @@ class Store:
 
     def _call(self, attempt: Callable[[], T], name: str, verb: str) -> T:
         retrying = Retrying(
+            sleep=self.sleep,
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(self.attempts),
             wait=wait_random_exponential(multiplier=0.2, max=self.max_backoff),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,4 +50,14 @@ def add_up(records: Iterable[dict[str, Any]]) -> Totals:
         totals.bytes += record["data"]["size"] + sum(part["size"] for part in record["parts"])
         totals.descriptions.update(record["descriptions"])
         totals.reasons.update(record["reasons"])
+    return totals
+
+
+def account(records: Sequence[dict[str, Any]], shards: int, rows: int) -> Totals:
+    """Sums the records of a whole run; raises `JobError` where one is missing or a row is not accounted for."""
+    if len(records) != shards:
+        raise JobError(f"{shards - len(records)} of {shards} shards have no commit record; run again to resume")
+    totals = add_up(records)
+    if totals.planned != rows:
+        raise JobError(f"{totals.planned} rows are accounted for, the table has {rows}")
     return totals

@@ -28,7 +28,7 @@ from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
 from pipeline.storage import Store
-from pipeline.summary import Totals, add_up
+from pipeline.summary import Totals, account
 from pipeline.timings import Rates, read_rates
 
 
@@ -195,13 +195,7 @@ def _finish(
 ) -> Summary:
     """Counts all records and describes the dataset; raises `JobError` where something is missing."""
     records = read_records(store, range(run.plan.shards))
-    if len(records) != run.plan.shards:
-        raise JobError(
-            f"{run.plan.shards - len(records)} of {run.plan.shards} shards have no commit record; run again to resume"
-        )
-    totals = add_up(records)
-    if totals.planned != run.plan.table.rows:
-        raise JobError(f"{totals.planned} rows are accounted for, the table has {run.plan.table.rows}")
+    totals = account(records, run.plan.shards, run.plan.table.rows)
     if worked or not is_described(store):
         describe_output(store, config.output.card, records, totals)
     return Summary(

@@ -86,11 +86,8 @@ def read_parquet_schema(store: Store, name: str) -> pa.Schema | None:
 
 
 def _footer(store: Store, name: str) -> pa.Schema | None:
-    if store.size(name) is None:
-        return None
     try:
-        with store.fs.open(store.path(name), "rb") as stream:
-            return pq.ParquetFile(stream).schema_arrow
+        return store.parse(name, lambda stream: pq.ParquetFile(stream).schema_arrow)
     except pa.ArrowInvalid:
         return None
 

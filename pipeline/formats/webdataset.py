@@ -9,7 +9,7 @@ import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -58,16 +58,21 @@ class WebDatasetFormat(ShardFormat):
 
 
 def _first(store: Store, name: str) -> dict[str, Any] | None:
-    if store.size(name) is None:
-        return None
     try:
-        with store.fs.open(store.path(name), "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            member = tar.next()
-            content = tar.extractfile(member) if member is not None and member.name == _HEADER_MEMBER else None
-            first = None if content is None else json.loads(content.read())
-    except (tarfile.TarError, ValueError):
+        first = store.parse(name, _first_member)
+    except ValueError:
         return None
     return first if isinstance(first, dict) and first.keys() == {"header", "schema"} else None
+
+
+def _first_member(stream: BinaryIO) -> Any:
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            member = tar.next()
+            content = tar.extractfile(member) if member is not None and member.name == _HEADER_MEMBER else None
+            return None if content is None else json.loads(content.read())
+    except tarfile.TarError as error:
+        raise ValueError("no tar") from error
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
