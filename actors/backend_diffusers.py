@@ -64,7 +64,9 @@ class DiffusersSettings:
 class DiffusersBackend:
     """One loaded pipeline on one device. Not thread-safe."""
 
-    def __init__(self, model_dir: str | Path, device: torch.device, settings: DiffusersSettings) -> None:
+    def __init__(
+        self, model_dir: str | Path, device: torch.device, settings: DiffusersSettings, *, trusted: bool = False
+    ) -> None:
         """Loads the pipeline; its safety checker is there if the directory has one.
 
         Args:
@@ -72,6 +74,7 @@ class DiffusersBackend:
                 the directory is run, no pickle is read.
             device: where to render.
             settings: how to render.
+            trusted: pickled weights are read and code of the directory is run all the same.
 
         Raises:
             UserError: diffusers is not installed, the directory is no such pipeline, or a setting does not fit it.
@@ -79,7 +82,7 @@ class DiffusersBackend:
         if settings.images_per_call < 1:
             raise UserError(f"images_per_call is {settings.images_per_call}: it must be at least 1")
         self._settings = settings
-        self._pipe = load_pipeline(Path(model_dir), _dtype(settings.dtype, device), settings.variant)
+        self._pipe = load_pipeline(Path(model_dir), _dtype(settings.dtype, device), settings.variant, trusted=trusted)
         self._parameters = inspect.signature(self._pipe.__call__).parameters
         if settings.scheduler is not None:
             self._pipe.scheduler = fitting_scheduler(self._pipe.scheduler, settings.scheduler)

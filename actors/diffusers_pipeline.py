@@ -22,15 +22,20 @@ from typing import Any
 import torch
 
 from actors.errors import UserError
+from actors.model_gate import TRUST
+from actors.offline import offline
+
+_LIBRARIES = (None, "diffusers", "transformers")
 
 
-def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None) -> Any:
+def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None, *, trusted: bool = False) -> Any:
     """Loads a pipeline from a local directory: nothing is fetched, no code of it is run, no pickle is read.
 
     Args:
         model_dir: in diffusers' layout (``model_index.json``, a folder for each part), weights in safetensors.
         dtype: of all weights.
         variant: of the weight files, such as ``fp16``.
+        trusted: the config's ``allow_unsafe_models``: code of the directory is run and pickles are read all the same.
 
     Returns:
         The `DiffusionPipeline` on the CPU, with a safety checker if the directory has one.
@@ -40,10 +45,10 @@ def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None) -> A
     """
     if not (model_dir / "model_index.json").is_file():
         raise UserError(f"{model_dir} is not a diffusers pipeline: it has no model_index.json")
-    with _quiet_loading():
+    with _quiet_loading(), offline():
         try:
             import transformers
-            from diffusers import AutoPipelineForText2Image
+            from diffusers import AutoPipelineForText2Image, pipelines
             from diffusers.utils import logging as diffusers_logging
             from transformers.utils import logging as transformers_logging
         except ImportError as error:
@@ -52,17 +57,25 @@ def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None) -> A
             library.disable_progress_bar()  # a job has progress of its own
         logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)
         try:
-            options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-            text_models = _text_models(transformers, model_dir, dtype=dtype, **options)
+            index = json.loads((model_dir / "model_index.json").read_text("utf-8"))
+            if not trusted:
+                _refuse_code(model_dir, index, pipelines)
+            options = {
+                "variant": variant, "use_safetensors": None if trusted else True, "local_files_only": True,
+                "trust_remote_code": trusted,
+            }  # fmt: skip
+            text_models = _text_models(transformers, model_dir, index, dtype=dtype, **options)
             pipe = AutoPipelineForText2Image.from_pretrained(
-                str(model_dir), torch_dtype=dtype, trust_remote_code=False, **options, **text_models
+                str(model_dir), torch_dtype=dtype, **options, **text_models
             )
         except (torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:
             # The libraries raise a dozen types here, for files that are missing, damaged, pickled or of another task.
-            if not any(model_dir.rglob("*.safetensors")):
-                raise UserError(f"{model_dir} has no weights in safetensors; pickled weights are not read") from error
+            if not trusted and not any(model_dir.rglob("*.safetensors")):
+                raise UserError(
+                    f"{model_dir} has no weights in safetensors; pickled weights are not read: convert them, or {TRUST}"
+                ) from error
             raise UserError(f"{model_dir} cannot be loaded as a text-to-image pipeline: {_line(error)}") from error
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
@@ -95,18 +108,27 @@ def size_multiple(pipe: Any) -> int:
     return math.lcm(factor, int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)))
 
 
-def _text_models(transformers: Any, model_dir: Path, **options: Any) -> dict[str, Any]:
+def _refuse_code(model_dir: Path, index: Any, pipelines: Any) -> None:
+    """Older releases of diffusers import whatever module ``model_index.json`` names, and importing is running it."""
+    told = index if isinstance(index, dict) else {}
+    own = [f"{name}: {entry[0]}" for name, entry in told.items() if isinstance(entry, list) and name[:1] != "_"
+           and entry and entry[0] not in _LIBRARIES and not hasattr(pipelines, str(entry[0]))]  # fmt: skip
+    if not isinstance(told.get("_class_name", ""), str):
+        own.append("_class_name")
+    if own:
+        raise UserError(f"{model_dir} cannot be loaded: it needs code of its own ({str(own[0])[:80]}): {TRUST}")
+
+
+def _text_models(transformers: Any, model_dir: Path, index: Any, **options: Any) -> dict[str, Any]:
     """The parts that transformers loads, by name: loaded here, because only this way does it tell what it made up."""
     models: dict[str, Any] = {}
-    for name, entry in json.loads((model_dir / "model_index.json").read_text("utf-8")).items():
+    for name, entry in index.items():
         if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == "transformers"):
             continue
         kind: Any = getattr(transformers, str(entry[1]), None)
         is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
         if is_model:
-            models[name], report = kind.from_pretrained(
-                str(model_dir / name), trust_remote_code=False, output_loading_info=True, **options
-            )
+            models[name], report = kind.from_pretrained(str(model_dir / name), output_loading_info=True, **options)
             # Buffers (position ids) are computed, not stored, in many a checkpoint: only parameters are weights.
             weights = dict(models[name].named_parameters())
             _refuse_missing(model_dir / name, [key for key in report["missing_keys"] if key in weights])

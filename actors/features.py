@@ -18,13 +18,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from actors.errors import UserError
+from actors.errors import PromptmillError, UserError
+from actors.model_uri import LocalModel
+from actors.offline import offline, unloadable
 
 RESAMPLER = "centre square, Lanczos (Pillow, anti-aliased)"
 """How pictures are brought to a model's size; see `actors.decode.square` (Parmar et al., clean-fid, 2022, on why)."""
 EMBEDDED = "promptmill-clip"
 """Name of the embedded encoder's features."""
 _INCEPTION_SIDE = 299
+_LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class FeatureExtractor(Protocol):
 class ClipFeatures:
     """The CLIP family: pictures and words in one space, of length one."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path, device: torch.device, *, trusted: bool) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self._model = AutoModel.from_pretrained(path, **_HOW).to(device).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self._model = AutoModel.from_pretrained(path, **_how(trusted)).to(device).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
         config = self._model.config
         self._normal = _Normal(path, config.vision_config, device)
         self.side = self._normal.side
@@ -82,11 +85,11 @@ class ClipFeatures:
 class VisionFeatures:
     """A vision model: its pooled output, and its classes where it is a classifier."""
 
-    def __init__(self, path: Path, device: torch.device, *, classifier: bool) -> None:
+    def __init__(self, path: Path, device: torch.device, *, classifier: bool, trusted: bool) -> None:
         from transformers import AutoModel, AutoModelForImageClassification
 
         kind = AutoModelForImageClassification if classifier else AutoModel
-        self._model = kind.from_pretrained(path, **_HOW).to(device).eval()
+        self._model = kind.from_pretrained(path, **_how(trusted)).to(device).eval()
         self._classifier = classifier
         self._normal = _Normal(path, self._model.config, device)
         self.side = self._normal.side
@@ -126,21 +129,30 @@ class InceptionFeatures:
         return None
 
 
-def load_features(path: Path, device: torch.device) -> FeatureExtractor:
+def load_features(model: LocalModel, device: torch.device) -> FeatureExtractor:
     """The extractor that a local model is; see the module's table.
 
     Raises:
-        UserError: no such model there, or one that does not load.
+        UserError: no such model there, one that does not load, or one that needs ``allow_unsafe_models``.
     """
+    path = model.path
     try:
         if path.is_file():
+            if not model.trusted or path.suffix != ".pt":
+                raise ValueError("a file that is not inception-2015-12-05.pt")
             return InceptionFeatures(path, device)
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if "text_config" in config and "vision_config" in config:
-            return ClipFeatures(path, device)
-        named = config.get("architectures") or [""]
-        return VisionFeatures(path, device, classifier=named[0].endswith("ForImageClassification"))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        with offline():
+            if "text_config" in config and "vision_config" in config:
+                return ClipFeatures(path, device, trusted=model.trusted)
+            named = config.get("architectures") or [""]
+            classifier = named[0].endswith("ForImageClassification")
+            return VisionFeatures(path, device, classifier=classifier, trusted=model.trusted)
+    except (torch.OutOfMemoryError, PromptmillError):
+        raise
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(unloadable(error, f"the model '{path}'")) from error
         raise UserError(
             f"'{path}' is no feature extractor ({type(error).__name__}): give a `transformers` model of the CLIP "
             "family or a vision model, or inception-2015-12-05.pt"
@@ -155,7 +167,11 @@ def features_name(uri: str) -> str:
     return "inception-v3" if name.startswith("inception") else name or "features"
 
 
-_HOW = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+def _how(trusted: bool) -> dict[str, Any]:
+    safetensors = None if trusted else True
+    return {
+        "local_files_only": True, "use_safetensors": safetensors, "trust_remote_code": trusted, "dtype": torch.float32,
+    }  # fmt: skip
 
 
 class _Normal:
@@ -166,6 +182,8 @@ class _Normal:
         size = {**told.get("size", {}), **(told.get("crop_size") or {})}
         side: int = size.get("height") or size.get("shortest_edge") or getattr(config, "image_size", None) or 224
         self.side = int(side)
+        if not 0 < self.side <= _LARGEST_SIDE:
+            raise ValueError(f"pictures of {self.side} pixels a side")
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(told.get("image_mean", [0.5] * 3), device=device).view(shape)
         self._std = torch.tensor(told.get("image_std", [0.5] * 3), device=device).view(shape)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
@@ -24,9 +23,11 @@ from transformers.utils import logging as transformers_logging
 
 from actors.errors import UserError
 from actors.networks import GanConfig, GanGenerator, Task
+from actors.offline import offline
 
 FORMAT = "promptmill-gan"
 FORMAT_VERSION = 1
+_MOST_DOUBLINGS, _MOST_BLOCKS, _WIDEST = 8, 64, 1 << 16
 
 
 @dataclass
@@ -81,25 +82,39 @@ def load_gan(directory: Path) -> GanModel:
     transformers_logging.disable_progress_bar()  # a bar a file is noise in a job's log
     try:
         config = json.loads((directory / "config.json").read_text())
-        version, sizes = config["version"], config["networks"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, sizes, told = config["version"], config["networks"], config.get("format")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"'{directory / 'config.json'}' cannot be read: {type(error).__name__}") from error
-    if config.get("format") != FORMAT:
+    if told != FORMAT:
         raise UserError(f"'{directory}' is no {FORMAT} model; for a diffusers pipeline set generate.backend=diffusers")
     if version != FORMAT_VERSION:
         raise UserError(f"'{directory}' has format version {version}, this promptmill reads {FORMAT_VERSION}")
     try:
-        generator = GanGenerator(GanConfig(**{**sizes, "widths": tuple(sizes["widths"])}))
-        state = load_file(directory / "generator.safetensors")
-        generator.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-        text_encoder = CLIPTextModel.from_pretrained(
-            directory / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        generator = _generator(sizes, load_file(directory / "generator.safetensors"))
+        with offline():
+            text_encoder = CLIPTextModel.from_pretrained(
+                directory / "text_encoder", local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                dtype=torch.float32,
+            )  # fmt: skip
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"the GAN at '{directory}' cannot be loaded: {reason}") from error
     return GanModel(generator.eval(), text_encoder.eval(), tokenizer)
+
+
+def _generator(sizes: dict[str, Any], state: dict[str, Tensor]) -> GanGenerator:
+    config = GanConfig(**{**sizes, "widths": tuple(sizes["widths"])})
+    counts = (config.text_dim, config.noise_dim, config.latent_channels, config.stem_width, *config.widths)
+    if len(config.widths) > _MOST_DOUBLINGS or config.stem_blocks > _MOST_BLOCKS or max(counts) > _WIDEST:
+        raise ValueError("config.json asks for networks larger than any that this project trains")
+    # Without memory of its own until the weights are there: what the config says costs nothing that no file backs.
+    with torch.device("meta"):
+        generator = GanGenerator(config)
+    generator.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    return generator
 
 
 def task_of(directory: Path) -> Task:
@@ -107,7 +122,7 @@ def task_of(directory: Path) -> Task:
     try:
         config = json.loads((_one_model(directory) / "config.json").read_text())
         task: Task = config["networks"].get("task", "words")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         return "words"
     return task
 

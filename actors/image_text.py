@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from actors.errors import UserError
+from actors.offline import offline
 
 _HEAD = 48
 """Width of an attention head."""
@@ -151,10 +152,13 @@ def load_image_text(directory: Path) -> ImageText:
         UserError: no CLIP model there, or one that is damaged.
     """
     try:
-        model = CLIPModel.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        ).eval()
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        with offline():
+            model = CLIPModel.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            ).eval()
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:
         raise UserError(f"'{directory}' holds no image-text encoder (CLIPModel): {type(error).__name__}") from error
     return ImageText(model, tokenizer)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from actors.errors import UserError
+from actors.errors import PromptmillError, UserError
 from actors.model_cache import default_cache, made_once
 from actors.model_uri import LocalModel
+from actors.offline import offline, unloadable
 
 
 def load_language_model(
@@ -35,13 +36,17 @@ def load_language_model(
         if gguf is not None:
             target = (cache or default_cache()) / "models" / f"gguf-{model.sha256[:32]}"
             path = made_once(target, lambda directory: _convert(gguf, directory))
-        loaded = AutoModelForCausalLM.from_pretrained(str(path), dtype=wanted, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"the language model {model.uri} cannot be loaded: {reason}") from error
+        how = {"local_files_only": True, "trust_remote_code": model.trusted}
+        with offline():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(path), dtype=wanted, use_safetensors=None if model.trusted else True, **how
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(path), **how)
+    except (torch.OutOfMemoryError, PromptmillError):
+        raise
+    except Exception as error:
+        # A damaged or hostile model makes the libraries raise whatever they happen to trip over.
+        raise UserError(unloadable(error, f"the language model {model.uri}")) from error
     return loaded.to(device).eval(), tokenizer
 
 
@@ -73,9 +78,13 @@ def _convert(gguf: Path, directory: Path) -> None:
     Reading GGUF takes half a minute for 135M weights, the converted directory a blink. float32 holds each unpacked
     value (scale x integer + minimum) without a further rounding.
     """
-    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
-    packed = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    place = {
+        "pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True,
+        "trust_remote_code": False,
+    }  # fmt: skip
+    with offline():
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        packed = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     config = copy.deepcopy(packed.config)
     # What transformers read from packed weights it refuses to save; the unpacked tensors go into a plain model.
     if hasattr(config, "quantization_config"):

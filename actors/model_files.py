@@ -22,7 +22,7 @@ _COMPANIONS = frozenset({".json", ".jinja", ".txt", ".model", ".yaml", ".yml", "
 
 def relevant(names: Iterable[str], *, allow_unsafe: bool) -> list[str]:
     """The names (relative, ``/`` between parts) that make up a model, sorted; hidden files and caches left out."""
-    suffixes = SAFE_WEIGHTS | _COMPANIONS | (PICKLES if allow_unsafe else frozenset())
+    suffixes = SAFE_WEIGHTS | _COMPANIONS | (PICKLES | {".py"} if allow_unsafe else frozenset())
     kept = []
     for name in names:
         path = PurePosixPath(name)

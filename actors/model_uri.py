@@ -22,6 +22,7 @@ import fsspec
 from actors.errors import JobError, UserError
 from actors.model_cache import default_cache, made_once
 from actors.model_files import PICKLES, SAFE_WEIGHTS, check_weights, content_hash, list_files, relevant
+from actors.model_gate import check_contents
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -34,23 +35,25 @@ class LocalModel:
         path: its directory, or its .gguf file.
         sha256: hash over the names and bytes of its relevant files; the same on every machine.
         uri: what the config said, without credentials.
+        trusted: the config's ``allow_unsafe_models``: pickles may be read, and the model's own code run.
     """
 
     path: Path
     sha256: str
     uri: str
+    trusted: bool = False
 
 
 def resolve_model(uri: str, *, cache: Path | None = None, allow_unsafe: bool = False) -> LocalModel:
-    """Finds the model (copying it to this node where need be), and checks that its weights are safe to load.
+    """Finds the model (copying it to this node where need be), and checks that it is safe to load.
 
     Args:
         uri: see the module's table.
         cache: where copies go; ``None`` means `default_cache`.
-        allow_unsafe: the config's ``allow_unsafe_models``: weights as pickles are allowed too.
+        allow_unsafe: the config's ``allow_unsafe_models``: pickles and the model's own code are allowed too.
 
     Raises:
-        UserError: no such model, no weights in it, or pickles without the opt-in.
+        UserError: no such model, no weights in it, or pickles (see `actors.model_gate` too) without the opt-in.
         JobError: the store or hub did not answer.
     """
     cache = cache or default_cache()
@@ -64,10 +67,14 @@ def resolve_model(uri: str, *, cache: Path | None = None, allow_unsafe: bool = F
             )
         if suffix not in SAFE_WEIGHTS | PICKLES:
             raise UserError(f"the model {shown} is a file of unknown kind: give a directory or a .gguf file")
-        return LocalModel(path, content_hash(path.parent, [path.name], cache), shown)
-    names = list_files(path)
-    check_weights(names, shown, allow_unsafe=allow_unsafe)
-    return LocalModel(path, content_hash(path, relevant(names, allow_unsafe=allow_unsafe), cache), shown)
+        root, wanted = path.parent, [path.name]
+    else:
+        names = list_files(path)
+        check_weights(names, shown, allow_unsafe=allow_unsafe)
+        root, wanted = path, relevant(names, allow_unsafe=allow_unsafe)
+    if not allow_unsafe:
+        check_contents(root, wanted, shown)
+    return LocalModel(path, content_hash(root, wanted, cache), shown, allow_unsafe)
 
 
 def _locate(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
@@ -159,6 +166,9 @@ def _from_store(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
     single = list(listing) == [store._strip_protocol(root)]
     base = str(PurePosixPath(root).parent) if single else root
     names = {str(PurePosixPath(path).relative_to(base)): path for path in listing}
+    if any(".." in PurePosixPath(name).parts for name in names):
+        # A key is any text; as a path of the cache it would be a way out of it.
+        raise UserError(f"the model {shown} has objects with '..' in their names: rename them")
     check_weights(names, shown, allow_unsafe=allow_unsafe)
     wanted = relevant(names, allow_unsafe=allow_unsafe)
     # The listing is part of the key: another upload under the same URI is another copy.

@@ -29,5 +29,5 @@ def build_backend(settings: RenderSettings) -> Backend:
     device = use_resources(settings.cpus, settings.gpus)
     model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
     if settings.kind == "diffusers":
-        return DiffusersBackend(model.path, device, settings.diffusers)
+        return DiffusersBackend(model.path, device, settings.diffusers, trusted=model.trusted)
     return GanBackend(model.path, device)

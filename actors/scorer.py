@@ -53,7 +53,7 @@ class Scorer:
         # Two shards may be inside one actor at once, and a fast tokenizer cannot be borrowed by two threads.
         self._lock = threading.Lock()
         model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
-        self._model = load_features(model.path, device)
+        self._model = load_features(model, device)
         if self._model.read(["a"]) is None:
             raise UserError(f"select.model={settings.model} reads no words: name a model of the CLIP family")
 

@@ -46,7 +46,7 @@ class ExtractStage:
         self._settings = settings
         device = use_resources(settings.cpus, settings.gpus)
         model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe)
-        self._model = load_features(model.path, device)
+        self._model = load_features(model, device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Rows of part numbers -> (part, rows, skipped)."""
