@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from jobs.printing import printable
+from jobs.printing import printable, tell
+from pipeline.without_secrets import without_secrets
 
 app = typer.Typer(
     name="promptmill",
@@ -124,6 +125,24 @@ def report(output: Annotated[str, typer.Argument(help="output URI")], debug: Deb
     from jobs.report import run
 
     run(output)
+
+
+@app.command()
+def verify(
+    output: Annotated[str, typer.Argument(help="output URI")],
+    deep: Annotated[bool, typer.Option("--deep", help="also decode every image and read its marks")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="move what is damaged under _run/quarantine and re-open its shards")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="shards looked at side by side")] = 8,
+    to: Annotated[str | None, typer.Option("--json", metavar="FILE", help="report as JSON; - for stdout")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the report")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check every record against its objects. Status 0: sound, 1: something found (repaired or not), 2: no output."""
+    from jobs.verify import run
+
+    run(output, deep=deep, repair=repair, workers=workers, to=to, quiet=quiet)
 
 
 @app.command("render-row")
@@ -253,17 +272,18 @@ def guarded(command: Callable[[], Any], *, debug: bool) -> int:
         return 130
     except BaseException as error:  # noqa: BLE001 - the last place that can turn it into a sentence
         if debug and not isinstance(error, SystemExit):
-            traceback.print_exc()
+            print(printable(without_secrets(traceback.format_exc()), lines=True), file=sys.stderr)
         code = getattr(error, "exit_code", None)
         if isinstance(code, int):
             text = str(error) if type(error).__name__ != "Interrupted" else _INTERRUPTED
-            print(f"promptmill: {printable(text)}", file=sys.stderr)
+            tell(text)
             return code
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 0
         text = " ".join(str(error).split())[:300]
         print(
-            f"promptmill: unexpected {type(error).__name__}: {printable(text)} (--debug shows where; please report it)",
+            f"promptmill: unexpected {type(error).__name__}: {printable(without_secrets(text))} "
+            "(--debug shows where; please report it)",
             file=sys.stderr,
         )
         return 1

@@ -37,7 +37,7 @@ class Entry:
     modified: Any = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Store:
     """The objects under one root URI.
 
@@ -60,11 +60,15 @@ class Store:
     def __post_init__(self) -> None:
         self._connect()
 
+    def __repr__(self) -> str:
+        # Ray and tracebacks print what they hold: never options or a URI's password.
+        return f"Store({self.public()!r})"
+
     def _connect(self) -> None:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.uri, **_own_retries(self.uri, self.options))
         except (ValueError, ImportError) as error:
-            raise UserError(f"'{public_uri(self.uri)}' is no place that fsspec can open: {error}") from error
+            raise UserError(f"'{public_uri(self.uri)}' is no place that fsspec can open: {describe(error)}") from error
         self.root = self.root.rstrip("/") or "/"
         self.local = isinstance(self.fs, LocalFileSystem)
 
@@ -202,7 +206,7 @@ class Store:
         self._call(attempt, name, "delete")
 
     def sha256(self, name: str, into: Path | None = None) -> tuple[str, int] | None:
-        """(hex digest, size in bytes) of an object, streamed, and kept in the file ``into``; None where there is none."""
+        """(hex digest, size in bytes) of an object, streamed, also into the file ``into``; None where there is none."""
 
         def attempt() -> tuple[str, int] | None:
             digest, size = hashlib.sha256(), 0

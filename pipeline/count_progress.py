@@ -1,0 +1,56 @@
+"""Progress of looking after a dataset: a bar on a terminal, one plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_LINE_EVERY = 5.0
+
+
+class CountProgress:
+    """Counts things of one kind; use as a context manager.
+
+    Args:
+        what: the things, e.g. ``shards``.
+        total: how many there are.
+        quiet: print nothing.
+    """
+
+    def __init__(self, what: str, total: int, *, quiet: bool = False, console: Console | None = None) -> None:
+        self._what, self._total, self._quiet, self._done = what, total, quiet, 0
+        self._next_line = time.monotonic() + _LINE_EVERY
+        self._bar: Progress | None = None
+        console = console or Console(stderr=True)
+        if console.is_terminal and not quiet:
+            self._bar = Progress(
+                TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(), console=console,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=total, note="")
+
+    def add(self, note: str) -> None:
+        """Counts one; ``note`` stands beside the count."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif not self._quiet and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY
+            print(  # noqa: T201
+                f"promptmill: {self._done}/{self._total} {self._what}, {note}", file=sys.stderr, flush=True
+            )
+
+    def __enter__(self) -> CountProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

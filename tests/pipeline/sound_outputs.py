@@ -1,0 +1,63 @@
+"""Whole outputs in a moment: true run record, marked images, rejects; made by the committer, without Ray or models."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from actors.marks import mark
+from pipeline.commit import ShardCommitter, ShardResult, encode_record
+from pipeline.formats.base import ShardImages
+from pipeline.run_record import RUN
+from pipeline.storage import Store
+from tests.pipeline.outputs import output_table, put_run, reject_table
+
+FORMATS = ["parquet", "webdataset", "files"]
+PER_SHARD = 3
+"""Rows of each shard; the first of each odd shard is a reject."""
+
+
+def marked_png(image_id: str, shade: int) -> bytes:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", mark(image_id).decode())
+    file = io.BytesIO()
+    Image.new("RGB", (16, 12), (shade % 256, 80, 200)).save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def shard_result(shard: int, ids_of: int | None = None) -> ShardResult:
+    """What is made of one shard; ``ids_of`` is another shard whose ids it takes."""
+    rejected = ["empty_prompt"] if shard % 2 else []
+    count = PER_SHARD - len(rejected)
+    rows = output_table(shard if ids_of is None else ids_of, count)
+    ids = rows["id"].to_pylist()
+    return ShardResult(
+        shard=shard,
+        planned=PER_SHARD,
+        rows=rows,
+        images=ShardImages(lambda row: marked_png(ids[row], shard * 50 + row), "png"),
+        rejects=reject_table(rejected),
+        counts={"descriptions": {"accepted": count}, "tokens": 10 * count},
+    )
+
+
+def fingerprint_of(output_format: str, shards: int) -> str:
+    """Puts no object: the fingerprint that `make_sound_output` gives such an output."""
+    record = put_run(Store("memory://fingerprints"), output_format, shards * PER_SHARD, [], shards={"rows": PER_SHARD})
+    return hashlib.sha256(json.dumps(record["identity"], sort_keys=True).encode()).hexdigest()
+
+
+def make_sound_output(where: Path | str, output_format: str, shards: int = 4) -> tuple[Store, ShardCommitter]:
+    """An output as an undisturbed run leaves it, and the committer that made it."""
+    store = Store(str(where))
+    record = put_run(store, output_format, shards * PER_SHARD, [], shards={"rows": PER_SHARD})
+    record["fingerprint"] = fingerprint_of(output_format, shards)
+    store.replace(RUN, encode_record(record))
+    committer = ShardCommitter(store, output_format, record["fingerprint"])
+    for shard in range(shards):
+        committer.commit(shard_result(shard))
+    return store, committer
