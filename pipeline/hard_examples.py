@@ -1,7 +1,7 @@
 """Hard examples: real pictures of what a generator draws worst, as a captioned table for a further round of training.
 
 The article's outer loop. What is trained on must be real, so the low scorers' own images are not it: each of their
-prompts names, by its words, the pictures of a captioned table that should have taught it.
+prompts names, by the caption nearest to it, the pictures of a captioned table that should have taught it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections import defaultdict
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from actors.batched import embed_captions
 from actors.errors import UserError
@@ -24,6 +23,9 @@ from pipeline.storage_errors import public_uri
 
 _CAPTIONS = 16
 """Captions of a picture that are compared with a prompt at most."""
+_AS_NEAR = 0.02
+"""Captions whose cosine is within this of the nearest one's count too. Not more: a hard prompt becomes a caption of the
+pictures that it names, and what is merely similar would teach the wrong thing."""
 
 
 def lowest_prompts(images: Images, share: float) -> list[str]:
@@ -51,8 +53,7 @@ def lowest_prompts(images: Images, share: float) -> list[str]:
 
 
 def hard_examples(
-    prompts: list[str], pictures: CaptionedTable, encoder: ImageText, *, nearest: int = 4, limit: float = 0.7,
-    others: float = 0.25,
+    prompts: list[str], pictures: CaptionedTable, encoder: ImageText, *, limit: float = 0.7, others: float = 0.25,
 ) -> pa.Table:  # fmt: skip
     """A captioned table with a weight a row: pictures that a hard prompt names weigh more, and have it as a caption.
 
@@ -60,24 +61,26 @@ def hard_examples(
         prompts: the hard ones.
         pictures: real pictures with captions.
         encoder: says which captions are near to a prompt.
-        nearest: pictures that one prompt names at most.
         limit: cosine of prompt and caption under which a prompt names no picture.
         others: weight of a picture that no prompt names; one that is named has 1 for each prompt besides.
 
     Raises:
         UserError: no prompt is near to any caption.
     """
-    captions, owner, images = _captions(pictures)
-    similar = (embed_captions(encoder, prompts) @ embed_captions(encoder, captions).T).numpy()
+    own, images = _captions(pictures)
+    owners: dict[str, list[int]] = defaultdict(list)
+    for picture, captions in enumerate(own):
+        for caption in captions:
+            owners[caption].append(picture)
+    distinct = list(owners)
+    similar = (embed_captions(encoder, prompts) @ embed_captions(encoder, distinct).T).numpy()
     named: dict[int, list[str]] = defaultdict(list)
     for prompt, row in zip(prompts, similar, strict=True):
-        for picture in _best(row, owner, nearest, limit):
+        near = np.flatnonzero(row >= max(limit, row.max() - _AS_NEAR))
+        for picture in sorted({picture for number in near for picture in owners[distinct[number]]}):
             named[picture].append(prompt)
     if not named:
         raise UserError(f"no caption of '{public_uri(pictures.uri)}' is within cosine {limit:g} of a hard prompt")
-    own: dict[int, list[str]] = defaultdict(list)
-    for caption, picture in zip(captions, owner.tolist(), strict=True):
-        own[picture].append(caption)
     weights = [others + len(named.get(number, [])) for number in range(len(images))]
     rows = [
         {
@@ -91,21 +94,11 @@ def hard_examples(
     return pa.Table.from_pylist(rows)
 
 
-def _captions(pictures: CaptionedTable) -> tuple[list[str], NDArray[np.intp], list[tuple[bytes, str]]]:
-    captions, owner, images = list[str](), list[int](), list[tuple[bytes, str]]()
+def _captions(pictures: CaptionedTable) -> tuple[list[list[str]], list[tuple[bytes, str]]]:
+    """The distinct captions of each picture, and its file and name."""
+    captions, images = list[list[str]](), list[tuple[bytes, str]]()
     for fragment in pictures.fragments:
         for row in pictures.read(fragment):
-            captions += row.captions[:_CAPTIONS]
-            owner += [len(images)] * len(row.captions[:_CAPTIONS])
+            captions.append(list(dict.fromkeys(row.captions[:_CAPTIONS])))
             images.append((row.image, row.name))
-    return captions, np.array(owner), images
-
-
-def _best(similar: NDArray[np.floating], owner: NDArray[np.intp], nearest: int, limit: float) -> list[int]:
-    found: list[int] = []
-    for caption in np.argsort(-similar, kind="stable"):
-        if similar[caption] < limit or len(found) == nearest:
-            break
-        if int(owner[caption]) not in found:
-            found.append(int(owner[caption]))
-    return found
+    return captions, images
