@@ -10,7 +10,7 @@ from torch import Tensor
 
 from actors.contracts import ImageJob, Pixels
 from actors.damage import with_holes
-from actors.decode import decode_image, square
+from actors.decode import LARGEST, decode_image, square
 from actors.errors import RowError
 from actors.gan_model import load_gan
 from actors.images import to_pixels
@@ -75,10 +75,12 @@ class GanBackend:
             raise RowError("no_mask", "this GAN fills holes, and the row has no mask: white where it is to paint")
         side = self.native_size[0]
         try:
-            picture = unit_images(torch.from_numpy(square(decode_image(job.picture), side))[None])
+            picture = unit_images(torch.from_numpy(square(decode_image(job.picture, LARGEST), side))[None])
             if job.mask is None:
                 return with_holes(picture, torch.ones_like(picture[:, :1]), keep=True)
-            hole = unit_images(torch.from_numpy(square(decode_image(job.mask), side))[None]).mean(dim=1, keepdim=True)
+            hole = unit_images(torch.from_numpy(square(decode_image(job.mask, LARGEST), side))[None]).mean(
+                dim=1, keepdim=True
+            )
         except ValueError as error:
             raise RowError("bad_picture", str(error)) from error
         return with_holes(picture, (hole > 0).float(), keep=self._task == "restoration")

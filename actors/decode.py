@@ -10,22 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 64 * 1024 * 1024
-"""Pixels of a picture at most: beyond it a small file may fill the memory (a decompression bomb)."""
+"""Pixels of a picture at most, where no config says otherwise: a small file may fill the memory (a decompression bomb).
+"""
+LARGEST = 1 << 28
+"""Pixels that a config may allow at most."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An RGB picture: turned as its EXIF says, transparent parts on white.
 
     Raises:
-        ValueError: no picture, a damaged one, or one of more than `MAX_PIXELS` pixels; the message says which.
+        ValueError: no picture, a damaged one, or one of more than ``max_pixels`` pixels; the message says which.
     """
+    opened = _opened(data, max_pixels)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError(f"{opened.width}x{opened.height} pixels are more than {MAX_PIXELS}")
         picture: Image.Image = ImageOps.exif_transpose(opened)
         if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
             layer = picture.convert("RGBA")
@@ -33,8 +32,32 @@ def decode_image(data: bytes) -> Image.Image:
             white.alpha_composite(layer)
             picture = white
         return picture.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a whole {', '.join(_FORMATS)} picture ({type(error).__name__})") from error
+    except Exception as error:
+        raise _none(error) from error
+
+
+def check_size(data: bytes, max_pixels: int) -> None:
+    """Raises `ValueError` for what is no picture or has more pixels than that; only the file's header is read."""
+    _opened(data, max_pixels)
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it has more than {max_pixels} pixels") from error
+    except Exception as error:
+        raise _none(error) from error
+    if opened.width * opened.height > max_pixels:
+        raise ValueError(f"{opened.width}x{opened.height} pixels are more than {max_pixels}")
+    return opened
+
+
+def _none(error: Exception) -> ValueError:
+    # Pillow's readers raise what they trip over, zlib.error and struct.error among it; a full memory is one of them.
+    return ValueError(f"not a whole {', '.join(_FORMATS)} picture ({type(error).__name__})")
 
 
 def square(picture: Image.Image, side: int) -> NDArray[np.uint8]:

@@ -17,10 +17,15 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from actors.decode import MAX_PIXELS
 from actors.errors import UserError
 from pipeline.captioned_files import find_files, parts_of, read_part
+from pipeline.image_uris import ImagePlaces
 from pipeline.prompts import open_fs
 from pipeline.storage_errors import describe, public_uri
+from pipeline.web_picture import RefusedError
+
+_LONGEST_CAPTION = 100_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class CaptionedTable:
         columns: the captions' columns.
         content: SHA-256 of what the files' footers say: the table's identity.
         options: fsspec options.
+        places: where pictures that it names may be read from.
+        max_pixels: of a picture.
     """
 
     uri: str
@@ -66,7 +73,9 @@ class CaptionedTable:
     image: str
     columns: tuple[str, ...]
     content: str
+    places: ImagePlaces
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_pixels: int = MAX_PIXELS
 
     @property
     def rows(self) -> int:
@@ -87,6 +96,8 @@ class CaptionedTable:
         for place, number in enumerate(numbers):
             where = f"row {number} of part {fragment.part} of '{public_uri(fragment.uri)}'"
             captions, languages = self._captions([column[place] for column in words])
+            if any(len(caption) > _LONGEST_CAPTION for caption in captions):
+                raise UserError(f"{where} has a caption of more than {_LONGEST_CAPTION:,} characters; take the row out")
             if not captions:
                 raise UserError(f"{where} has no caption in {', '.join(self.columns)}; fill it in or take the row out")
             data, name = self.picture(images[place], where, fragment.uri.rpartition("/")[0])
@@ -99,7 +110,7 @@ class CaptionedTable:
             table = self._group(fragment, list(self.columns)).take(pa.array(fragment.kept, pa.int64()))
             words = [table[column].to_pylist() for column in self.columns]
             for row in zip(*words, strict=True):
-                yield self._captions(list(row))[0]
+                yield tuple(text[:_LONGEST_CAPTION] for text in self._captions(list(row))[0])
 
     def _group(self, fragment: Fragment, columns: list[str]) -> pa.Table:
         return read_part(open_fs(self.uri, dict(self.options)), fragment.uri, fragment.part, columns)
@@ -108,7 +119,7 @@ class CaptionedTable:
         found: dict[str, str] = {}
         for column, value in zip(self.columns, values, strict=True):
             for text in [value] if isinstance(value, str) else value or []:
-                if text and text.strip():
+                if isinstance(text, str) and text.strip():
                     found.setdefault(text.strip(), _language(column))
         return tuple(found), tuple(found.values())
 
@@ -131,14 +142,10 @@ class CaptionedTable:
         if not path:
             raise UserError(f"{where} has no picture in column '{self.image}'; fill it in or take the row out")
         try:
-            if "://" in path:
-                fs, path = fsspec.core.url_to_fs(path, **self.options)
-            else:
-                fs = open_fs(self.uri, dict(self.options))
-                path = path if path.startswith("/") else f"{directory}/{path}"
-            data: bytes = fs.cat_file(path)
+            data = self.places.read(path, directory)
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"the picture '{public_uri(path)}' of {where} cannot be read: {describe(error)}") from error
+            why = str(error) if isinstance(error, RefusedError) else describe(error)
+            raise UserError(f"the picture '{public_uri(path)}' of {where} cannot be read: {why}") from error
         return data, path
 
 
@@ -149,6 +156,9 @@ def open_captioned(
     image: str = "image",
     split: str | None = None,
     options: Mapping[str, object] | None = None,
+    image_uris: Sequence[str] = (),
+    max_pixels: int = MAX_PIXELS,
+    section: str = "data",
 ) -> CaptionedTable:
     """Opens a table: reads footers, weights and splits, no picture.
 
@@ -158,6 +168,9 @@ def open_captioned(
         image: column of pictures.
         split: rows whose column ``split`` says so; None takes all.
         options: fsspec options.
+        image_uris: prefixes under which pictures that the table names may be read.
+        max_pixels: of a picture; larger ones are not decoded.
+        section: of the config that names the table, for messages.
 
     Raises:
         UserError: no such table, a column is missing, a weight is no weight.
@@ -175,7 +188,9 @@ def open_captioned(
                 fragments.append(fragment)
     if not fragments or columns is None:
         raise UserError(f"'{public_uri(uri)}' has no row" + (f" of split '{split}'" if split else ""))
-    return CaptionedTable(uri, tuple(fragments), image, columns, digest.hexdigest(), dict(options or {}))
+    own = dict(options or {})
+    places = ImagePlaces(uri, tuple(image_uris), f"{section}.image_uris", own, beside=True)
+    return CaptionedTable(uri, tuple(fragments), image, columns, digest.hexdigest(), places, own, max_pixels)
 
 
 def _columns(

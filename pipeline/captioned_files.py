@@ -16,15 +16,27 @@ import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet as pq
 
 from actors.errors import UserError
+from pipeline.nesting import check_lines
+from pipeline.plain_parquet import PlainParquet
 from pipeline.storage_errors import describe, public_uri
 
 _LINES_A_PART = 4096
 _PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_DAMAGED = (OSError, pa.ArrowInvalid, tarfile.TarError, ValueError, EOFError)
+_DAMAGED = (
+    OSError,
+    pa.ArrowException,
+    tarfile.TarError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    OverflowError,
+)
+_MOST_BYTES = {True: 256 << 20, False: 16 << 20}
+"""Of a member of a tar: of a picture, and of its words."""
 
 
 def find_files(fs: fsspec.AbstractFileSystem, uri: str) -> list[str]:
@@ -45,7 +57,7 @@ def find_files(fs: fsspec.AbstractFileSystem, uri: str) -> list[str]:
             )
         else:
             found = [path] if fs.exists(path) else []
-    except OSError as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"'{public_uri(uri)}' cannot be looked up: {describe(error)}") from error
     if not found:
         raise UserError(f"there is no captioned image table at '{public_uri(uri)}'")
@@ -67,9 +79,8 @@ def parts_of(fs: fsspec.AbstractFileSystem, file: str) -> list[tuple[int, list[s
             starts = range(0, table.num_rows, _LINES_A_PART)
             return [(min(_LINES_A_PART, table.num_rows - start), table.column_names) for start in starts]
         with fs.open(file, "rb") as stream:
-            parquet = pq.ParquetFile(stream)
-            names = parquet.schema_arrow.names
-            return [(parquet.metadata.row_group(part).num_rows, names) for part in range(parquet.num_row_groups)]
+            parquet = PlainParquet(stream, file)
+            return [(rows, parquet.stored.names) for rows in parquet.row_groups]
 
 
 def read_part(fs: fsspec.AbstractFileSystem, file: str, part: int, columns: Sequence[str]) -> pa.Table:
@@ -85,7 +96,7 @@ def read_part(fs: fsspec.AbstractFileSystem, file: str, part: int, columns: Sequ
         if file.endswith((".jsonl", ".csv")):
             return _lines(fs, file).slice(part * _LINES_A_PART, _LINES_A_PART).select(list(columns))
         with fs.open(file, "rb") as stream:
-            return pq.ParquetFile(stream).read_row_group(part, columns=list(columns))
+            return PlainParquet(stream, file).read(part, columns)
 
 
 class _reading:  # noqa: N801 (used as a function)
@@ -109,7 +120,10 @@ def _committed(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
     for record in sorted(fs.glob(f"{path}/_run/shards/*.json")):
         told = json.loads(fs.cat_file(record))
         if told["images"]:
-            yield f"{path}/{told['data']['name']}"
+            name = str(told["data"]["name"])
+            if ".." in name.split("/"):
+                raise ValueError(f"its record names '{name}', outside of it")
+            yield f"{path}/{name}"
 
 
 def _under(fs: fsspec.AbstractFileSystem, path: str, names: Sequence[str]) -> list[str]:
@@ -125,7 +139,11 @@ def _lines(fs: fsspec.AbstractFileSystem, file: str) -> pa.Table:
 def _parsed(fs: fsspec.AbstractFileSystem, file: str, size: int, token: str) -> pa.Table:
     """The whole of a metadata file; kept, for its parts are read one by one."""
     with fs.open(file, "rb") as stream:
-        return pyarrow.csv.read_csv(stream) if file.endswith(".csv") else pyarrow.json.read_json(stream)
+        if file.endswith(".csv"):
+            return pyarrow.csv.read_csv(stream)
+        data = stream.read()
+    check_lines(data)
+    return pyarrow.json.read_json(pa.BufferReader(data))
 
 
 def _walk(fs: fsspec.AbstractFileSystem, file: str, *, pictures: bool) -> Iterator[tuple[set[str], dict[str, Any]]]:
@@ -147,6 +165,11 @@ def _walk(fs: fsspec.AbstractFileSystem, file: str, *, pictures: bool) -> Iterat
 
 
 def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, pictures: bool) -> dict[str, Any]:
+    if kind not in (*_PICTURES, "json", "txt"):
+        return {}
+    # A sparse member of a few bytes unpacks to terabytes of zeros.
+    if member.issparse() or member.size > _MOST_BYTES[kind in _PICTURES]:
+        raise ValueError(f"its member '{member.name[:80]}' is sparse or has {member.size:,} bytes, more than are read")
     content = tar.extractfile(member)
     assert content is not None  # a file, as the caller asked
     if kind in _PICTURES:
@@ -154,4 +177,4 @@ def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, pictures: 
     if kind == "json":
         told = json.loads(content.read())
         return {name: value for name, value in told.items() if name != "image"} if isinstance(told, dict) else {}
-    return {"caption": content.read().decode("utf-8")} if kind == "txt" else {}
+    return {"caption": content.read().decode("utf-8")}

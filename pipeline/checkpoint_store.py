@@ -110,9 +110,9 @@ class CheckpointStore:
                 continue
             try:
                 told = json.loads(body)
-                files = {key: FileDigest(**value) for key, value in told["files"].items()}
+                files = {_bare(key): FileDigest(**value) for key, value in told["files"].items()}
                 found.append(SavedCheckpoint(name, (told["order"][0], told["order"][1]), told["score"], files))
-            except (ValueError, KeyError, TypeError, IndexError):
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
                 self._note(f"the manifest of '{self._store.public(name)}' cannot be read; that checkpoint is left out")
         return found
 
@@ -147,6 +147,13 @@ class CheckpointStore:
         self._store.remove(f"{name}/{MANIFEST}")
         for entry in self._store.list(name):
             self._store.remove(entry.name)
+
+
+def _bare(name: str) -> str:
+    """A file's name as it stands in a manifest; it is written under that name, and so must not lead elsewhere."""
+    if not name.endswith((".safetensors", ".json")) or "/" in name or "\\" in name:
+        raise ValueError(name)
+    return name
 
 
 def split_checkpoint_uri(uri: str) -> tuple[str, str | None]:

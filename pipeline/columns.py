@@ -9,6 +9,7 @@ import pyarrow.types as pt
 
 from actors.errors import UserError
 from pipeline.config import Prompts
+from pipeline.plain_parquet import refuse_objects
 from pipeline.storage_errors import public_uri
 
 INTEGERS = ("num_images", "seed", "width", "height")
@@ -110,6 +111,8 @@ def choose_columns(schema: pa.Schema, config: Prompts, *, pictures: bool = False
             "listing the carried ones in prompts.columns"
         )
     read = tuple(n for n in names if n == config.column or n in honoured or n in carried)
+    for name in read:
+        refuse_objects(schema.field(name), config.uri)
     return TableColumns(config.column, read, carried, frozenset(honoured))
 
 

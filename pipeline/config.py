@@ -29,6 +29,20 @@ def later_option(default: Any, description: str, **constraints: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"later": True}, **constraints)
 
 
+def image_uris() -> Any:
+    """The field that says which places a table's cells may name."""
+    return place(
+        [],
+        "prefixes under which pictures that the table names may be read (s3://bucket/pictures/, /data/pictures/, "
+        "https://host/); empty = only those in the table",
+    )
+
+
+def max_image_pixels() -> Any:
+    """The field that says how large a picture of a table may be."""
+    return place(64 << 20, "pixels of one picture of the table at most; larger ones are not decoded", ge=1, le=1 << 28)
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not coerced across kinds, nothing changes later."""
 
@@ -75,6 +89,8 @@ class Prompts(Section):
     options: dict[str, Any] = place(
         {}, "fsspec options of the table's file system; credentials belong in the environment"
     )
+    image_uris: list[str] = image_uris()
+    max_image_pixels: int = max_image_pixels()
 
 
 class Shards(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import Actors, Cluster, Section, option, place
+from pipeline.config import Actors, Cluster, Section, image_uris, max_image_pixels, option, place
 
 
 class Images(Section):
@@ -17,6 +17,8 @@ class Images(Section):
     )
     split: str | None = option(None, "rows whose column `split` says so; null = all")
     options: dict[str, Any] = place({}, "fsspec options; credentials belong in the environment")
+    image_uris: list[str] = image_uris()
+    max_image_pixels: int = max_image_pixels()
 
 
 class Features(Section):

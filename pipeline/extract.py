@@ -12,7 +12,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from actors.decode import decode_image, square
+from actors.decode import MAX_PIXELS, decode_image, square
 from actors.device import use_resources
 from actors.features import FeatureExtractor, load_features
 from actors.model_uri import resolve_model
@@ -53,7 +53,11 @@ class ExtractStage:
         told = []
         for part in block["part"].to_pylist():
             rows = extract(
-                self._model, self._settings.table.read(part), self._settings.batch_rows, self._settings.within
+                self._model,
+                self._settings.table.read(part),
+                self._settings.batch_rows,
+                self._settings.within,
+                self._settings.table.table.max_pixels,
             )
             # A second writer found the same numbers: whoever was first is right.
             self._settings.features.store.create(self._settings.features.name(part), rows.encode())
@@ -61,7 +65,9 @@ class ExtractStage:
         return pa.Table.from_pylist(told)
 
 
-def extract(model: FeatureExtractor, rows: Sequence[ImageRow], batch_rows: int, within: int = 0) -> FeatureRows:
+def extract(
+    model: FeatureExtractor, rows: Sequence[ImageRow], batch_rows: int, within: int = 0, max_pixels: int = MAX_PIXELS
+) -> FeatureRows:
     """Features of some rows, in order; a row that has none is counted, with the reason.
 
     Args:
@@ -69,6 +75,7 @@ def extract(model: FeatureExtractor, rows: Sequence[ImageRow], batch_rows: int, 
         rows: images, and what is said of them.
         batch_rows: images that one call takes.
         within: images of one prompt that MS-SSIM compares; fewer than 2 for none.
+        max_pixels: of an image; larger ones are not decoded.
     """
     kept: list[ImageRow] = []
     skipped: dict[str, str] = {}
@@ -81,9 +88,9 @@ def extract(model: FeatureExtractor, rows: Sequence[ImageRow], batch_rows: int, 
             try:
                 if row.image is None:
                     raise ValueError(row.reason)
-                picture = decode_image(row.image)
+                picture = decode_image(row.image, max_pixels)
             except ValueError as error:
-                skipped[row.id] = "no picture" if row.image is None else f"not decodable: {error}"[:80]
+                skipped[row.id] = row.reason if row.image is None else f"not decodable: {error}"[:80]
                 continue
             whole.append(row)
             pixels.append(square(picture, model.side))

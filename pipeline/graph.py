@@ -10,17 +10,20 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from actors.backend_diffusers import DiffusersSettings
+from actors.content_credentials import CredentialSettings
 from actors.expander import ExpanderSettings
 from actors.recipes import load_recipe
 from actors.render_settings import RenderSettings
 from actors.scorer import ScorerSettings
 from pipeline.board import Board
 from pipeline.config import Actors, Expand, SynthesizeConfig
+from pipeline.image_uris import ImagePlaces
 from pipeline.picture_columns import PictureColumns
 from pipeline.run_record import Run
 from pipeline.source import ShardSource
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage, PromptStage
 from pipeline.storage import Store
+from promptmill import __version__
 
 _MOST_READERS = 32
 
@@ -128,7 +131,9 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
 
 def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
     honoured = run.plan.columns.honoured
-    pictures = PictureColumns(config.prompts.uri, config.prompts.options, "mask" in honoured)
+    own = config.prompts
+    places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", own.options)
+    pictures = PictureColumns(places, "mask" in honoured, own.max_image_pixels)
     return GenerateSettings(
         render=render_settings(config),
         encoding=config.output.image.encoding,
@@ -143,7 +148,16 @@ def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gene
         pictures=pictures if "image" in honoured else None,
         candidates=config.generate.candidates,
         select=select_settings(config),
+        signer=signer_settings(config),
     )
+
+
+def signer_settings(config: SynthesizeConfig) -> CredentialSettings | None:
+    """Where the signer of the images is found; None where they are not signed."""
+    own = config.output.c2pa
+    if own is None:
+        return None
+    return CredentialSettings(own.certificate, own.key, own.algorithm, own.timestamp_url, __version__)
 
 
 def pool(actors: Actors, threads: int) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from pipeline.captioned_files import parts_of, read_part
 from pipeline.evaluate_config import Images
 from pipeline.prompts import open_fs
 from pipeline.storage_errors import public_uri
+from pipeline.web_picture import RefusedError
 
+_LONGEST = 100_000
+"""Characters of a text; what a model reads of it ends long before."""
 _TEXTS = ("prompt", "caption", "text", "description")
 _LANGUAGE = ("description", "description_status", "prompt", "variant")
 
@@ -67,8 +70,9 @@ class ImageTable:
             reason, data = "", None
             try:
                 data, _ = self.table.picture(value, f"row {row}", fragment.uri.rpartition("/")[0])
-            except UserError:
-                reason = "no picture"
+            except UserError as error:
+                refused = isinstance(error.__cause__, RefusedError)
+                reason = f"no prefix of {self.table.places.option} allows to read it" if refused else "no picture"
             found.append(ImageRow(own, str(group) if group is not None else text or own, text, data, reason))
         return found
 
@@ -108,7 +112,10 @@ def open_images(config: Images, what: str) -> ImageTable:
     """
     if config.uri is None:
         raise UserError(f"{what}.uri is not set: name a promptmill output or another table of images")
-    table = open_captioned(config.uri, captions=[], image=config.image, split=config.split, options=config.options)
+    table = open_captioned(
+        config.uri, captions=[], image=config.image, split=config.split, options=config.options,
+        image_uris=config.image_uris, max_pixels=config.max_image_pixels, section=what,
+    )  # fmt: skip
     first = table.fragments[0]
     fs = open_fs(config.uri, config.options)
     names = set(parts_of(fs, first.uri)[first.part][1])
@@ -131,4 +138,4 @@ def _text(value: Any) -> str | None:
     """A caption: the first, where there are several."""
     if isinstance(value, list):
         value = next((text for text in value if text), None)
-    return value if isinstance(value, str) and value.strip() else None
+    return value[:_LONGEST] if isinstance(value, str) and value.strip() else None

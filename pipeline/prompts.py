@@ -16,11 +16,11 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from actors.errors import JobError, PromptmillError, UserError
 from pipeline.config import Prompts
+from pipeline.plain_parquet import PlainParquet, plain_schema
 from pipeline.storage_errors import describe, is_transient, public_uri
 
 
@@ -89,8 +89,8 @@ class PromptTable:
             if left <= 0:
                 return
             with _reading(file.path), fs.open(file.path, "rb") as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(batch_size=rows, columns=columns):
-                    table = pa.Table.from_batches([batch]).slice(0, left)
+                for batch in PlainParquet(stream, file.path).batches(columns, rows=rows):
+                    table = batch.slice(0, left)
                     left -= table.num_rows
                     if table.num_rows:
                         yield table
@@ -183,7 +183,7 @@ class _Cached:
 @functools.lru_cache(maxsize=2)
 def _row_group(fs: _Cached, file: TableFile, number: int, columns: tuple[str, ...]) -> pa.Table:
     with _reading(file.path), fs.fs.open(file.path, "rb") as stream:
-        return pq.ParquetFile(stream).read_row_group(number, columns=list(columns))
+        return PlainParquet(stream, file.path).read(number, columns)
 
 
 class _reading:  # noqa: N801 - reads as a statement
@@ -215,10 +215,8 @@ def _open_file(fs: Any, path: str) -> tuple[TableFile, pa.Schema]:
         if int(info["size"]) == 0:
             raise UserError(f"prompt file '{path}' is empty (0 bytes)")
         with fs.open(path, "rb") as stream:
-            parquet = pq.ParquetFile(stream)
-            metadata = parquet.metadata
-            groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-            schema = parquet.schema_arrow.remove_metadata()
+            parquet = PlainParquet(stream, path)
+            groups, schema = parquet.row_groups, plain_schema(parquet.stored)
     return TableFile(path, int(info["size"]), _token(info), groups), schema
 
 

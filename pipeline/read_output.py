@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from actors.errors import JobError
+from actors.marks import produce_id
+from pipeline.plain_parquet import PlainParquet
 from pipeline.storage import Store
 
 _SAMPLE_SHARDS = 16
@@ -66,6 +67,8 @@ def sample_rows(store: Store, output_format: str, records: Sequence[dict[str, An
 def find_row(store: Store, output_format: str, records: Sequence[dict[str, Any]], image_id: str) -> OutputRow | None:
     """The row with this id, or None; looks through the shards in turn, at their ids alone.
 
+    ``image_id`` may be what the image's marks make of an id that is too long for them (`actors.marks.produce_id`).
+
     Raises:
         JobError: an object that a record names cannot be read.
     """
@@ -73,7 +76,7 @@ def find_row(store: Store, output_format: str, records: Sequence[dict[str, Any]]
         if record["images"]:
             ids = _tar_ids(store, record) if output_format == "webdataset" else _parquet_ids(store, record)
             for position, found in enumerate(ids):
-                if found == image_id:
+                if image_id in (found, produce_id(found)):
                     return _READERS[output_format](store, record, [position])[0]
     return None
 
@@ -106,6 +109,8 @@ def _files_rows(store: Store, record: dict[str, Any], positions: Sequence[int]) 
     rows = []
     for values in _table_rows(store, record, positions):
         name = f"{folder}/{values.pop('file_name')}"
+        if ".." in name.split("/"):
+            raise JobError(f"'{store.public(record['data']['name'])}' names a file outside of the output: '{name}'")
         image = store.read(name)
         if image is None:
             raise JobError(f"'{store.public(name)}' is gone; the record of shard {record['shard']} names it")
@@ -116,13 +121,12 @@ def _files_rows(store: Store, record: dict[str, Any], positions: Sequence[int]) 
 def _table_rows(store: Store, record: dict[str, Any], positions: Sequence[int]) -> Iterator[dict[str, Any]]:
     with _opened(store, record) as stream:
         # Without pre-buffering a column chunk is read page by page, so that the first rows do not cost the whole group.
-        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_SMALL_BUFFER)
+        file = PlainParquet(stream, record["data"]["name"], pre_buffer=False, buffer_size=_SMALL_BUFFER)
         start = 0
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
+        for group, rows in enumerate(file.row_groups):
             inside = {position - start for position in positions if start <= position < start + rows}
             if inside:
-                batches = file.iter_batches(batch_size=1, row_groups=[group], use_threads=False)
+                batches = file.batches(rows=1, groups=[group], threads=False)
                 for row, batch in zip(range(max(inside) + 1), batches, strict=False):
                     if row in inside:
                         yield batch.to_pylist()[0]
@@ -131,7 +135,7 @@ def _table_rows(store: Store, record: dict[str, Any], positions: Sequence[int]) 
 
 def _parquet_ids(store: Store, record: dict[str, Any]) -> Iterator[str]:
     with _opened(store, record) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(columns=["id"]):
+        for batch in PlainParquet(stream, record["data"]["name"]).batches(["id"]):
             yield from batch["id"].to_pylist()
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ray.data.block import Block, BlockAccessor
 from transformers import PreTrainedTokenizerFast
 
-from actors.decode import decode_image, square
+from actors.decode import MAX_PIXELS, decode_image, square
 from actors.errors import UserError
 from actors.seeds import derive_seed
 from actors.training_batch import TrainingBatch
@@ -92,7 +92,7 @@ class SampleReader:
             hashes = [caption_hash(caption) for caption in row.captions[:MAX_OWN_CAPTIONS]]
             own[place, : len(hashes)] = hashes
         return {
-            "image": np.stack([pixels(row, self.resolution) for row in drawn]),
+            "image": np.stack([pixels(row, self.resolution, self.table.max_pixels) for row in drawn]),
             "tokens": tokens.astype(np.int64),
             "caption": np.array([caption_hash(caption) for caption in captions], np.int64),
             "own": own,
@@ -184,13 +184,13 @@ def caption_hash(caption: str) -> int:
     return int.from_bytes(digest, "big") >> 1 | 1
 
 
-def pixels(row: CaptionedRow, resolution: int) -> NDArray[np.uint8]:
+def pixels(row: CaptionedRow, resolution: int, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """A picture as (resolution, resolution, 3) uint8: transparent parts on white, cropped to a square in its middle.
 
     Raises:
         UserError: it cannot be decoded.
     """
     try:
-        return square(decode_image(row.image), resolution)
+        return square(decode_image(row.image, max_pixels), resolution)
     except ValueError as error:
         raise UserError(f"the picture '{row.name}' cannot be decoded: {error}; mend it or take its row out") from error

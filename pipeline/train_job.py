@@ -97,7 +97,10 @@ def open_output(config: TrainingConfig) -> Store:
 def open_split(config: TrainingConfig, split: str | None) -> CaptionedTable:
     """The rows of one split of a run's table; all of them for None."""
     data = config.data
-    return open_captioned(data.uri, captions=data.captions or None, image=data.image, split=split, options=data.options)
+    return open_captioned(
+        data.uri, captions=data.captions or None, image=data.image, split=split, options=data.options,
+        image_uris=data.image_uris, max_pixels=data.max_image_pixels,
+    )  # fmt: skip
 
 
 def run_training(task: TrainingTask, *, quiet: bool) -> None:

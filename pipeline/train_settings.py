@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.augment import Augmentation
-from pipeline.config import Cluster, Section, option, place
+from pipeline.config import Cluster, Section, image_uris, max_image_pixels, option, place
 
 
 class Data(Section):
@@ -24,6 +24,8 @@ class Data(Section):
     readers: int = place(1, "actors that read and decode for each worker", ge=1)
     window: int = option(1024, "samples of a lane that are shuffled together", ge=1)
     options: dict[str, Any] = place({}, "fsspec options of the table's place; credentials belong in the environment")
+    image_uris: list[str] = image_uris()
+    max_image_pixels: int = max_image_pixels()
 
 
 class Augment(Section):

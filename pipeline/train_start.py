@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from actors.errors import UserError
 from actors.gan_trainer import GanTrainer
 from actors.training_state import read_modules
@@ -54,7 +56,7 @@ class Start:
                 modules.pop("critic")
             try:
                 read_modules(files, modules)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
                 raise UserError(
                     f"the networks of start='{self.root}' have other sizes: give this run the same `networks`"
                 ) from error

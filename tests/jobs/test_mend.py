@@ -18,6 +18,7 @@ from pipeline.render_row import render_row
 from pipeline.storage import Store
 from pipeline.synthesize import synthesize
 from tests import models
+from tests.security.bombs import huge_png
 
 SIDE = 32
 
@@ -37,7 +38,7 @@ def run(model: Path, rows: list[dict], output: Path, tmp_path: Path) -> dict[str
     """Synthesizes a table, and returns the pixels of each image by its prompt's id."""
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     told = [f"prompts.uri={tmp_path}/rows.parquet", f"generate.model={model}", f"output.uri={output}",
-            "limits.max_reject_fraction=1"]  # fmt: skip
+            f"prompts.image_uris=[{tmp_path}/pictures/]", "limits.max_reject_fraction=1"]  # fmt: skip
     synthesize(load_config(SynthesizeConfig, None, ["expand=null", *told]), quiet=True)
     made = pq.read_table(output / "data").to_pylist()
     return {row["prompt_id"]: np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in made}
@@ -48,16 +49,22 @@ def rejects(output: Path) -> dict[str, str]:
 
 
 def test_a_hole_is_filled_and_nothing_else_is_touched(tmp_path, local_ray):
-    (tmp_path / "picture.png").write_bytes(file_of(PICTURE))
+    (tmp_path / "pictures").mkdir()
+    for name in ("pictures/one.png", "other.png"):
+        (tmp_path / name).write_bytes(file_of(PICTURE))
     picture, mask = {"bytes": file_of(PICTURE), "path": None}, {"bytes": file_of(HOLE), "path": None}
-    by_name = {"bytes": None, "path": str(tmp_path / "picture.png")}
+    by_name, elsewhere, gone = (
+        {"bytes": None, "path": f"{tmp_path}/pictures/{name}"} for name in ("one.png", "../other.png", "gone.png")
+    )
     rows = [
         {"id": "inside", "prompt": "a cat", "image": picture, "mask": mask, "tag": "kept"},
         {"id": "named", "prompt": "a cat", "image": by_name, "mask": mask, "tag": "kept"},
         {"id": "no-mask", "prompt": "a cat", "image": picture, "mask": None, "tag": ""},
         {"id": "no-picture", "prompt": "a cat", "image": None, "mask": mask, "tag": ""},
         {"id": "broken", "prompt": "a cat", "image": {"bytes": b"none", "path": None}, "mask": mask, "tag": ""},
-        {"id": "gone", "prompt": "a cat", "image": {"bytes": None, "path": "/no/such.png"}, "mask": mask, "tag": ""},
+        {"id": "gone", "prompt": "a cat", "image": gone, "mask": mask, "tag": ""},
+        {"id": "elsewhere", "prompt": "a cat", "image": elsewhere, "mask": mask, "tag": ""},
+        {"id": "huge", "prompt": "a cat", "image": {"bytes": huge_png(), "path": None}, "mask": mask, "tag": ""},
     ]
     model = models.save_gan(tmp_path / "gan", "inpainting")
     made = run(model, rows, tmp_path / "set", tmp_path)
@@ -67,6 +74,7 @@ def test_a_hole_is_filled_and_nothing_else_is_touched(tmp_path, local_ray):
         assert (pixels[HOLE > 0] != PICTURE[HOLE > 0]).any()
     assert rejects(tmp_path / "set") == {
         "no-mask": "no_mask", "no-picture": "no_picture", "broken": "bad_picture", "gone": "picture_unreadable",
+        "elsewhere": "picture_refused", "huge": "bad_picture",
     }  # fmt: skip
     store = Store(str(tmp_path / "set"))
     assert pq.read_table(tmp_path / "set/data")["tag"].to_pylist() == ["kept", "kept"]

@@ -135,7 +135,8 @@ def test_a_directory_of_files_is_one_table_and_its_content_tells_changes(tmp_pat
 def test_a_picture_may_be_a_file_of_its_own(tmp_path):
     (tmp_path / "a.png").write_bytes(b"from a file")
     for name in (str(tmp_path / "a.png"), "a.png", f"file://{tmp_path}/a.png"):
-        table = open_captioned(write(tmp_path / "t.parquet", [{"image": name, "caption": "a"}]))
+        uri = write(tmp_path / "t.parquet", [{"image": name, "caption": "a"}])
+        table = open_captioned(uri, image_uris=[] if name == "a.png" else [str(tmp_path)])
         assert table.read(table.fragments[0])[0].image == b"from a file"
 
 
@@ -159,7 +160,12 @@ def test_a_table_that_is_none_is_one_sentence(rows, told, said, tmp_path):
     [
         ({"image": PICTURE, "caption": " "}, "row 1 of part 0 of '.*' has no caption in caption"),
         ({"image": None, "caption": "a"}, "row 1 of part 0 of '.*' has no picture in column 'image'"),
-        ({"image": {"bytes": None, "path": "/no/such.png"}, "caption": "a"}, "picture '/no/such.png' of row 1"),
+        ({"image": {"bytes": None, "path": "no/such.png"}, "caption": "a"}, "picture 'no/such.png' of row 1"),
+        (
+            {"image": {"bytes": None, "path": "/etc/hostname"}, "caption": "a"},
+            r"picture '/etc/hostname' of row 1 .* not under a prefix of data.image_uris, .* and is empty",
+        ),
+        ({"image": PICTURE, "caption": "a" * 100_001}, "row 1 .* has a caption of more than 100,000 characters"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, said, tmp_path):
