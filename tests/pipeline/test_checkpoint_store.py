@@ -83,3 +83,29 @@ def test_starting_over_leaves_nothing(place, tmp_path):
     save(checkpoints, place, 1)
     checkpoints.clear()
     assert checkpoints.latest(tmp_path / "back") is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off", "one bit", "empty"])
+def test_a_checkpoint_with_any_single_object_damaged_is_passed_over(damage, tmp_path):
+    """Each object in turn, the manifest too; what is taken is always a whole checkpoint, byte for byte."""
+    place = Store(str(tmp_path / "run"))
+    checkpoints = CheckpointStore(place, 5, lambda said: None)
+    save(checkpoints, place, 1)
+    newest = tmp_path / "run" / save(checkpoints, place, 2)
+    names = sorted(path.name for path in newest.iterdir())
+    assert names == ["manifest.json", "position.json", "weights.safetensors"]
+    for name in names:
+        whole = (newest / name).read_bytes()
+        if damage == "missing":
+            (newest / name).unlink()
+        else:
+            torn = {"cut off": whole[:-1], "one bit": bytes([whole[0] ^ 1]) + whole[1:], "empty": b""}[damage]
+            (newest / name).write_bytes(torn)
+        found = checkpoints.latest(tmp_path / damage / name)
+        assert found is not None
+        assert found.order == (1, 1), name
+        assert (tmp_path / damage / name / "weights.safetensors").read_bytes() == b"weights"
+        (newest / name).write_bytes(whole)
+        again = checkpoints.latest(tmp_path / damage / f"{name}-mended")
+        assert again is not None
+        assert again.order == (1, 2)
