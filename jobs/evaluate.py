@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from actors.errors import UserError
-from jobs.printing import printable
+from jobs.printing import printable, tell
 from pipeline.config_file import load_config
 from pipeline.evaluate_config import EvaluateConfig
 from pipeline.page import figure
@@ -33,12 +34,13 @@ def run(config_path: Path | None, overrides: list[str], *, address: str | None, 
     table = Table("metric", "value", "95% interval", "n")
     for line in document["metrics"]:
         interval = "–" if line["low"] is None else f"{figure(line['low'])} to {figure(line['high'])}"
-        table.add_row(line["name"] + _ARROWS[line["better"]], figure(line["value"]), interval, f"{line['n']:,}")
+        name = Text(printable(line["name"]) + _ARROWS[line["better"]])
+        table.add_row(name, figure(line["value"]), interval, f"{line['n']:,}")
     console = _console()
     console.print(table)
     for warning in document["warnings"]:
         console.print(f"note: {printable(warning)}", highlight=False, markup=False)
-    print(f"metrics.json and report.html are in {document['written']}")
+    print(printable(f"metrics.json and report.html are in {document['written']}"))
 
 
 def run_compare(first: str, second: str) -> None:
@@ -50,7 +52,7 @@ def run_compare(first: str, second: str) -> None:
     table = Table("metric", "A", "B", "B - A", "95% interval", "verdict")
     for one in differences:
         table.add_row(
-            one.name, figure(one.first), figure(one.second), figure(one.difference),
+            Text(printable(one.name)), figure(one.first), figure(one.second), figure(one.difference),
             f"{figure(one.low)} to {figure(one.high)}", one.verdict,
         )  # fmt: skip
     console = _console()
@@ -62,7 +64,7 @@ def run_compare(first: str, second: str) -> None:
 def _teller(quiet: bool) -> Callable[[str], Any]:
     def say(text: str) -> None:
         if not quiet:
-            print(f"promptmill: {text}", file=sys.stderr, flush=True)
+            tell(text)
 
     return say
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from jobs.printing import printable
+from pipeline.storage_errors import public_uri
+
 
 def run(checkpoint: str, out: str, *, best: bool) -> None:
     """Exports, and prints what."""
     from pipeline.export import export
 
-    print(f"{out}: checkpoint {export(checkpoint, out, best=best)}; render with generate.model={out}")
+    where = printable(public_uri(out))
+    print(f"{where}: checkpoint {export(checkpoint, out, best=best)}; render with generate.model={where}")
 
 
 if __name__ == "__main__":

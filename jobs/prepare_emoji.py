@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import typer
 
 from actors.errors import UserError
+from jobs.printing import tell
 from pipeline.emoji import read_packages
 from pipeline.emoji_card import render_emoji_card
 from pipeline.emoji_descriptions import SHIPPED, Writer, read_descriptions, shipped_writer, write_descriptions
@@ -107,7 +108,7 @@ def main(
 
 
 def _say(text: str) -> None:
-    print(f"promptmill: {text}", file=sys.stderr, flush=True)
+    tell(text)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jobs.printing import print_rows
+from jobs.printing import print_rows, tell
 from pipeline.config_file import load_config
 from pipeline.refine_config import RefineConfig
+from pipeline.storage_errors import public_uri
 
 
 def run(config_path: Path | None, overrides: list[str], *, address: str | None, quiet: bool, debug: bool) -> None:
@@ -17,7 +18,7 @@ def run(config_path: Path | None, overrides: list[str], *, address: str | None, 
 
     def say(text: str) -> None:
         if not quiet:
-            print(f"promptmill: {text}", file=sys.stderr, flush=True)
+            tell(text)
 
     rounds, reason = refine(config, address=address, quiet=quiet, debug=debug, say=say)
     lines = [
@@ -25,7 +26,7 @@ def run(config_path: Path | None, overrides: list[str], *, address: str | None, 
          f"{one.improved} prompts improved")
         for one in rounds
     ]  # fmt: skip
-    base = config.output.uri.rstrip("/")
+    base = public_uri(config.output.uri).rstrip("/")
     print_rows([*lines, ("ended", reason), ("best", f"{base}/{BEST}"), ("report", f"{base}/{REPORT}")])
 
 

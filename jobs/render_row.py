@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobs.printing import printable
+
 
 def run(output: str, image_id: str, to: Path, model: str | None) -> None:
     """Renders the image, writes it, and says whether it is the stored one byte for byte."""
@@ -13,4 +15,4 @@ def run(output: str, image_id: str, to: Path, model: str | None) -> None:
     rendered = render_row(Store(output), image_id, model)
     to.write_bytes(rendered.data)
     verdict = "the same bytes as in the dataset" if rendered.same else "NOT the same bytes as in the dataset"
-    print(f"{to}: {len(rendered.data)} bytes, {verdict}")
+    print(f"{printable(str(to))}: {len(rendered.data)} bytes, {verdict}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jobs.printing import printable
+
 
 def run(output: str) -> None:
     """Rebuilds both pages from the records and data objects, and prints where the report is."""
@@ -10,4 +12,4 @@ def run(output: str) -> None:
 
     store = Store(output)
     describe_again(store)
-    print(store.public(REPORT))
+    print(printable(store.public(REPORT)))

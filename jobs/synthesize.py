@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from actors.errors import JobError
-from jobs.printing import print_rows
+from jobs.printing import print_rows, tell
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
 
@@ -18,7 +18,7 @@ def run(config_path: Path | None, overrides: list[str], *, address: str | None, 
 
     def say(text: str) -> None:
         if not quiet:
-            print(f"promptmill: {text}", file=sys.stderr, flush=True)
+            tell(text)
 
     summary: Summary = synthesize(config, address=address, quiet=quiet, debug=debug, say=say)
     totals = summary.totals

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from actors.errors import UserError
+from jobs.printing import printable
 from pipeline.config_file import load_config
 
 
@@ -23,7 +24,7 @@ def run(
 
     config = load_config(TrainEncoderConfig, config_path, overrides)
     model = train_encoder(config, fresh=fresh, address=address, quiet=quiet, debug=debug)
-    print(f"{model}: an image-text encoder; transformers' CLIPModel and CLIPProcessor load it")
+    print(f"{printable(model)}: an image-text encoder; transformers' CLIPModel and CLIPProcessor load it")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from actors.errors import UserError
+from jobs.printing import printable
 from pipeline.config_file import load_config
 
 
@@ -24,7 +25,7 @@ def run(
 
     config = load_config(TrainGanConfig, config_path, overrides)
     model = train_gan(config, fresh=fresh, address=address, quiet=quiet, debug=debug)
-    print(f"{model}: render with generate.model={model}")
+    print(f"{printable(model)}: render with generate.model={printable(model)}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ Options that decide the bytes of the dataset are its *identity* and enter the fi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.storage_errors import public_uri
 
 
 def place(default: Any, description: str, **constraints: Any) -> Any:
@@ -47,6 +50,13 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not coerced across kinds, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # Ray and tracebacks print what they hold: options may be credentials, and so may parts of a URI.
+        for name, value in super().__repr_args__():
+            if name == "options":
+                continue
+            yield name, public_uri(value) if isinstance(value, str) else value
 
     def identity(self) -> dict[str, Any]:
         """The values of this section that decide the dataset's bytes, as plain JSON types."""

@@ -14,10 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from actors.errors import UserError
 from pipeline.config import Section
+from pipeline.without_secrets import HIDDEN, holds_secret, is_secret_name, without_secrets
 
 T = TypeVar("T", bound=Section)
 
@@ -40,7 +41,8 @@ def load_config(model: type[T], path: Path | None, overrides: Sequence[str] = ()
             raise UserError(f"config '{path}' must hold a mapping of sections, not a list")
         for text in overrides:
             if "=" not in text:
-                raise UserError(f"override '{text}' is not of the form section.key=value")
+                raise UserError(f"override '{without_secrets(text)}' is not of the form section.key=value")
+            _refuse_secret(text)
         merged = OmegaConf.merge(raw, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError as error:
@@ -49,11 +51,37 @@ def load_config(model: type[T], path: Path | None, overrides: Sequence[str] = ()
         raise UserError(f"'{path}' is a directory; name the YAML file in it") from error
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         place = f"config '{path}'" if path is not None else "the overrides"
-        raise UserError(f"{place} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{place} cannot be read: {without_secrets(_problem(error))}") from error
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(_sentence(error, model)) from None
+
+
+def _refuse_secret(override: str) -> None:
+    """Raises `UserError` for a credential on the command line: Ray's job table keeps that line, and so do shells."""
+    key, _, value = override.partition("=")
+    named = ".options." in f".{key}." and is_secret_name(key.rpartition(".")[2])
+    if (named and not value.startswith("${")) or (
+        key.rpartition(".")[2] == "options" and value.strip() not in {"{}", ""}
+    ):
+        raise UserError(
+            f"{key} is given on the command line, which Ray's job table, process lists and shells keep: put "
+            "credentials into the environment (AWS_ACCESS_KEY_ID, ...), or into the config file as ${oc.env:NAME}"
+        )
+    if holds_secret(value):
+        raise UserError(
+            f"{key} holds a password or a signature on the command line, which Ray's job table, process lists and "
+            "shells keep: put the URI into the config file, at best as ${oc.env:NAME}"
+        )
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with YAML, without the line that is wrong: it may hold a credential."""
+    if isinstance(error, MarkedYAMLError):
+        mark = error.problem_mark
+        return f"{error.problem or error.context}" + (f" in line {mark.line + 1}" if mark else "")
+    return " ".join(str(error).split())
 
 
 def options(model: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -107,5 +135,6 @@ def _sentence(error: ValidationError, model: type[Section]) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         text = f"unknown option '{key}'; the nearest known one is '{near[0]}'"
     else:
-        text = f"option '{key}': {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r:.80})"
+        given = f"{HIDDEN}" if "options" in first["loc"] else without_secrets(f"{first['input']!r}")[:80]
+        text = f"option '{key}': {first['msg'].removeprefix('Value error, ')} (given: {given})"
     return text + (f"; and {len(problems) - 1} more such problem(s)" if len(problems) > 1 else "")

@@ -80,7 +80,7 @@ class PromptTable:
 
     def tokens(self) -> list[list[str | int]]:
         """[name, size, change token] of each file: equal tokens mean that the content need not be hashed again."""
-        return [[file.path.rpartition("/")[2], file.size, file.token] for file in self.files]
+        return [[public_uri(file.path).rpartition("/")[2], file.size, file.token] for file in self.files]
 
     def batches(self, columns: list[str], rows: int = 65_536) -> Iterator[pa.Table]:
         """Streams some columns of the table in order, at most ``rows`` at a time, the limit applied."""
@@ -118,8 +118,9 @@ def open_table(config: Prompts) -> PromptTable:
     for file, schema in opened[1:]:
         if not schema.equals(first):
             raise UserError(
-                f"the files of prompt table '{shown}' differ in their columns: '{file.path}' has {_columns(schema)}, "
-                f"'{opened[0][0].path}' has {_columns(first)}; write them with one schema"
+                f"the files of prompt table '{shown}' differ in their columns: '{public_uri(file.path)}' has "
+                f"{_columns(schema)}, "
+                f"'{public_uri(opened[0][0].path)}' has {_columns(first)}; write them with one schema"
             )
     files = tuple(file for file, _ in opened)
     table = PromptTable(config.uri, config.options, files, first, config.column, config.limit)
@@ -153,7 +154,9 @@ def check_unchanged(fs: Any, file: TableFile) -> None:
         fs.invalidate_cache(file.path.rpartition("/")[0])
         info = fs.info(file.path)
     except FileNotFoundError as error:
-        raise UserError(f"prompt file '{file.path}' is gone since the plan was made; put it back") from error
+        raise UserError(
+            f"prompt file '{public_uri(file.path)}' is gone since the plan was made; put it back"
+        ) from error
     if (int(info["size"]), _token(info)) != (file.size, file.token):
         raise UserError(_changed(file.path))
 
@@ -163,7 +166,7 @@ def open_fs(uri: str, options: dict[str, Any]) -> Any:
     try:
         return fsspec.core.url_to_fs(uri, **options)[0]
     except (ValueError, ImportError) as error:
-        raise UserError(f"'{public_uri(uri)}' is no place that fsspec can open: {error}") from error
+        raise UserError(f"'{public_uri(uri)}' is no place that fsspec can open: {describe(error)}") from error
 
 
 class _Cached:
@@ -190,7 +193,7 @@ class _reading:  # noqa: N801 - reads as a statement
     """Turns the errors of reading one Parquet file into a sentence."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = public_uri(path)  # a path of HTTP is a URL, whose query may be a signature
 
     def __enter__(self) -> None:
         return None
@@ -213,7 +216,7 @@ def _open_file(fs: Any, path: str) -> tuple[TableFile, pa.Schema]:
     with _reading(path):
         info = fs.info(path)
         if int(info["size"]) == 0:
-            raise UserError(f"prompt file '{path}' is empty (0 bytes)")
+            raise UserError(f"prompt file '{public_uri(path)}' is empty (0 bytes)")
         with fs.open(path, "rb") as stream:
             parquet = PlainParquet(stream, path)
             groups, schema = parquet.row_groups, plain_schema(parquet.stored)
@@ -257,6 +260,6 @@ def _columns(schema: pa.Schema) -> str:
 
 def _changed(path: str) -> str:
     return (
-        f"prompt file '{path}' has changed since the plan was made; put the planned file back, "
+        f"prompt file '{public_uri(path)}' has changed since the plan was made; put the planned file back, "
         "or write the new table's images to another output.uri"
     )

@@ -6,7 +6,9 @@ import asyncio
 import errno
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from pipeline.without_secrets import without_secrets
 
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 509}
 _TRANSIENT_CODES = {
@@ -63,11 +65,19 @@ _SENTENCES = {
 
 
 def public_uri(uri: str) -> str:
-    """The URI without user, password and query, which may hold credentials."""
-    parts = urlsplit(uri)
-    if not parts.scheme:
+    """The URI without user, password and query, which may hold credentials; of chained URIs (``a::s3://``) too."""
+    if "::" in uri:
+        return "::".join(public_uri(part) for part in uri.split("::"))
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # no URI that anybody can read, so nobody knows where its password ends
+        return f"{uri.partition('://')[0]}://***"
+    if not parts.scheme or "://" not in uri:
         return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    # A password may hold an unescaped slash: the last @ before the path's own ones ends it.
+    user = re.match(r"[^@]*:[^@]*@", parts.netloc + parts.path) if "@" not in parts.netloc else None
+    rest = (parts.netloc + parts.path)[user.end() :] if user else parts.netloc.rpartition("@")[2] + parts.path
+    return f"{parts.scheme}://{rest}"
 
 
 def is_taken(error: BaseException) -> bool:
@@ -117,7 +127,7 @@ def describe(error: BaseException) -> str:
         return _SENTENCES[error.errno]
     if isinstance(error, PermissionError):
         return "access denied; check the credentials and the permissions"
-    text = re.sub(r"(?i)(key|secret|token|password|signature)([^\s,;]*[=:]\s*)\S+", r"\1\2***", str(error))
+    text = without_secrets(str(error))
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}".rstrip(": ")
 
 

@@ -98,6 +98,7 @@ class TrainBoard:
                     f"promptmill: {told['phase']} {told['step']}/{told['steps']}, {_note(told)}, "
                     f"{time.monotonic() - begun:.0f} s, {_clock(told['left'])} left in this phase",
                     highlight=False,
+                    markup=False,
                     soft_wrap=True,
                 )
 
