@@ -14,6 +14,7 @@ import ray
 
 from actors.errors import JobError
 from pipeline.config import Actors, Cluster, SynthesizeConfig
+from pipeline.last_words import last_words
 
 _MIB = 1 << 20
 
@@ -32,7 +33,7 @@ def connected(address: str | None, config: Cluster, debug: bool = False) -> Iter
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     logging.getLogger("ray.data").setLevel(level if debug else logging.CRITICAL)
-    with contextlib.nullcontext() if debug else _native_stderr_to_file():
+    with last_words(), contextlib.nullcontext() if debug else _native_stderr_to_file():
         yield from _connect(address, config, level, debug)
 
 
@@ -55,7 +56,7 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool) -> I
                 log_to_driver=debug,
             )
             where = f"a local Ray with {ray.cluster_resources().get('CPU', 0):g} CPUs"
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except Exception as error:  # Ray says with a bare Exception that its own node did not come up in time
         raise JobError(f"no Ray cluster answers at '{address or 'local'}': {error}".split("\n")[0]) from error
     try:
         yield where
