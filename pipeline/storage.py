@@ -254,8 +254,12 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A directory for building one object's file; on local disk it is on the output's own volume."""
-        parent = self._local_scratch() if self.local else None
-        with tempfile.TemporaryDirectory(prefix="promptmill-", dir=parent) as directory:
+        try:
+            parent = self._local_scratch() if self.local else None
+            made = tempfile.TemporaryDirectory(prefix="promptmill-", dir=parent)
+        except OSError as error:
+            raise UserError(f"cannot make a scratch file for '{self.public()}': {describe(error)}") from error
+        with made as directory:
             yield Path(directory)
 
     def probe(self) -> None:
