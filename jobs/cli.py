@@ -145,6 +145,31 @@ def verify(
     run(output, deep=deep, repair=repair, workers=workers, to=to, quiet=quiet)
 
 
+@app.command()
+def gc(
+    output: Annotated[str, typer.Argument(help="output URI")],
+    older_than: Annotated[str, typer.Option(help="age by the store's clock, such as 24h, 30m or 7d")] = "24h",
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it only list")] = False,
+    debug: Debug = False,
+) -> None:
+    """List, or with --yes delete, what no record names and nobody can commit any more."""
+    from jobs.gc import run
+
+    run(output, older_than=older_than, yes=yes)
+
+
+@app.command()
+def inspect(
+    image: Annotated[str, typer.Argument(help="image file or URI (PNG, JPEG, WebP)")],
+    output: Annotated[str | None, typer.Argument(metavar="[OUTPUT]", help="output that is to have its row")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print what an image says of itself, and its row in an output; status 1 where OUTPUT has no such image."""
+    from jobs.inspect_image import run
+
+    run(image, output)
+
+
 @app.command("render-row")
 def render_row(
     output: Annotated[str, typer.Argument(help="output URI")],

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from actors.content_credentials import CredentialSettings, ImageSigner
 from actors.contracts import TextJob
 from actors.device import use_resources
 from actors.errors import BrokenEngine, JobError
@@ -117,6 +118,7 @@ class GenerateSettings:
     pictures: PictureColumns | None = None
     candidates: int = 1
     select: ScorerSettings | None = None
+    signer: CredentialSettings | None = None
 
 
 class GenerateStage:
@@ -128,7 +130,8 @@ class GenerateStage:
     def __init__(self, settings: GenerateSettings, board: Events) -> None:
         self._settings, self._board = settings, board
         board.event("generate", "loading")
-        encoder = ImageEncoder(settings.encoding, settings.quality)
+        signer = ImageSigner(settings.signer) if settings.signer else None
+        encoder = ImageEncoder(settings.encoding, settings.quality, signer=signer)
         self._generator = Generator(
             build_backend(settings.render), encoder, settings.batch_rows, max(1, round(settings.render.cpus))
         )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from actors.content_credentials import ImageSigner
 from actors.errors import JobError, PromptmillError, UserError
 from actors.gan_model import task_of
 from actors.model_uri import resolve_model
@@ -23,7 +24,7 @@ from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
 from pipeline.describe import describe_output, is_described
 from pipeline.drivers import announced
-from pipeline.graph import outcomes, recipe_texts
+from pipeline.graph import outcomes, recipe_texts, signer_settings
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
@@ -108,6 +109,9 @@ def synthesize(
     progress = RunProgress(run.plan.shards - len(pending), run.plan.shards, quiet=quiet)
     made: list[dict[str, Any]] = []
     if pending:
+        signer = signer_settings(config)
+        if signer is not None:
+            ImageSigner(signer)  # a trial signature: a wrong key is told before any work
         store.probe()
         run = claim(store, run)
         with announced(store) as others:
