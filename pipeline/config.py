@@ -185,6 +185,17 @@ class ImageFile(Section):
     quality: int = option(90, "1..100 for jpeg and webp; ignored by png", ge=1, le=100)
 
 
+class ContentCredentials(Section):
+    """Who signs the images (C2PA); needs the extra `c2pa`."""
+
+    certificate: str = place("", "PEM file: the signer's certificate, then those above it; on every node that renders")
+    key: str = place("", "PEM file of the private key, or env:NAME of a variable that holds it where images are made")
+    algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = option(
+        "es256", "signature algorithm of the key"
+    )
+    timestamp_url: str | None = place(None, "RFC 3161 time stamp service asked for each image; null = no time stamp")
+
+
 class Card(Section):
     """What the dataset card says that the run cannot know."""
 
@@ -202,6 +213,9 @@ class Output(Section):
         "parquet", "images in rows, a tar a shard, or image files beside metadata.parquet"
     )
     image: ImageFile = option(ImageFile(), "image encoding")
+    c2pa: ContentCredentials | None = later_option(
+        None, "signer of a C2PA manifest in each image; signatures are random, so files differ between two runs"
+    )
     card: Card = place(Card(), "texts of the dataset card")
 
 
