@@ -30,6 +30,7 @@ def render_page(template: str, **values: Any) -> str:
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["figure"] = figure
     environment.filters["short"] = lambda value: f"{value:.4g}"
+    environment.filters["lines"] = lambda text: visible(text, lines=True)
     environment.filters["recipe"] = lambda text: shortened(visible(text, lines=True), 4000)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(
