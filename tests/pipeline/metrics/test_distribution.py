@@ -13,6 +13,7 @@ from pipeline.metrics.distribution import ClassSums, KernelDistance, extrapolate
 from pipeline.metrics.intervals import around, bootstrap, halves, percentiles
 from pipeline.metrics.manifold import Neighbourhoods
 from pipeline.metrics.moments import Moments
+from pipeline.metrics.paired import psnr, ssim
 from pipeline.metrics.variety import mean_distance, nearest, vendi_score
 
 RNG = np.random.default_rng(0)
@@ -100,6 +101,19 @@ def test_inception_score_is_torchmetrics_and_known_of_one_hot_posteriors():
 def test_a_set_is_at_no_distance_from_itself_even_with_fewer_rows_than_numbers():
     few = Moments.of(RNG.normal(size=(20, 50)))
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_constant_image_is_one_image_however_often():
+    same = np.tile(REAL[:1] / np.linalg.norm(REAL[:1]), (50, 1))
+    assert vendi_score(Moments.of(same)) == pytest.approx(1)
+    assert mean_distance(same) == pytest.approx(0, abs=1e-12)
+    assert nearest(same, same, same=True) == pytest.approx(1)
+    assert frechet_distance(Moments.of(same), Moments.of(same)) == pytest.approx(0, abs=1e-9)
+    assert KernelDistance.of(same, same).value() == pytest.approx(0, abs=1e-12)
+    picture = torch.full((1, 3, 64, 64), 0.3)
+    assert float(psnr(picture, picture)) == 100
+    assert float(ssim(picture, picture)) == pytest.approx(1)
+    assert float(psnr(picture, picture + 0.1)) == pytest.approx(20, abs=1e-4)
 
 
 def test_vendi_score_is_the_references_and_counts_kinds():
