@@ -15,4 +15,6 @@ def run(output: str, image_id: str, to: Path, model: str | None) -> None:
     rendered = render_row(Store(output), image_id, model)
     to.write_bytes(rendered.data)
     verdict = "the same bytes as in the dataset" if rendered.same else "NOT the same bytes as in the dataset"
+    if not rendered.same and rendered.same_pixels:
+        verdict += ", but the same pixels (a signed image is another file each time)"
     print(f"{printable(str(to))}: {len(rendered.data)} bytes, {verdict}")

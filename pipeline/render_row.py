@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+
+from PIL import Image
 
 from actors.backend_diffusers import DiffusersSettings
 from actors.contracts import ImageJob
@@ -30,6 +33,12 @@ class Rendered:
     def same(self) -> bool:
         """Whether they are equal byte for byte."""
         return self.data == self.stored
+
+    @property
+    def same_pixels(self) -> bool:
+        """Whether they are equal pixel for pixel: more cannot be, of a signed image."""
+        pictures = [Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) for data in (self.data, self.stored)]
+        return pictures[0].size == pictures[1].size and pictures[0].tobytes() == pictures[1].tobytes()
 
 
 def render_row(store: Store, image_id: str, model: str | None = None, *, allow_unsafe: bool = False) -> Rendered:

@@ -16,14 +16,20 @@ from pipeline.storage import Store
 
 def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(tmp_path: Path, s3_bucket: str, tiny_gan: Path) -> None:
     table = tmp_path / "prompts.parquet"
-    pq.write_table(pa.table({"prompt": ["a red heart", "", "一只猫在沙滩上玩耍", "a green tree", "bold"]}), table)
+    columns = {
+        "prompt": ["a red heart", "", "一只猫在沙滩上玩耍", "a green tree", "bold " * 20],
+        "price": pa.array([None, None, None, "2.50", "1.50"]).cast(pa.decimal128(5, 2)),
+        "tags": pa.array([[], [], [], ["a"], ["b", "猫"]], pa.list_(pa.string())),
+    }
+    pq.write_table(pa.table(columns), table)
     s3fs.S3FileSystem().put_file(str(table), f"{s3_bucket}/in/prompts.parquet")
 
-    def run(prompts: str, output: str) -> int:
+    def run(prompts: str, output: str, *overrides: str) -> int:
         # Not the shared Ray: its workers were started without the credentials of this server.
         return subprocess.run([
             sys.executable, "-m", "jobs.synthesize", f"prompts.uri={prompts}", f"output.uri={output}",
             f"generate.model={tiny_gan}", "expand=null", "shards.rows=2", "limits.max_reject_fraction=1", "--quiet",
+            "limits.max_prompt_chars=50", *overrides,
         ], check=False).returncode  # fmt: skip
 
     assert run(str(table), str(tmp_path / "out")) == 0
@@ -40,3 +46,16 @@ def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(tmp_path: Path, s
     before = {e.name: e.modified for part in ("data", "_run/shards") for e in remote.list(part)}
     assert run(f"{s3_bucket}/in/*.parquet", f"{s3_bucket}/out") == 0
     assert {e.name: e.modified for part in ("data", "_run/shards") for e in remote.list(part)} == before
+
+    # The rejects are a prompt table as they are: with the reason mended, the very rows that were missing are made.
+    assert run(f"{s3_bucket}/out/rejects", f"{s3_bucket}/retry", "limits.max_prompt_chars=500") == 0
+    retry = Store(f"{s3_bucket}/retry")
+    (record,) = read_records(retry, [0])
+    assert (record["rows"], record["committed"], record["reasons"]) == (2, 1, {"empty_prompt": 1})
+    made = retry.parse(record["data"]["name"], pq.read_table)
+    assert made is not None
+    (row,) = made.select(["prompt_id", "prompt", "price", "tags"]).to_pylist()
+    rejected = pq.read_table(tmp_path / "out/rejects").to_pylist()
+    assert row["prompt_id"] == next(one["id"] for one in rejected if one["prompt"])
+    assert (row["prompt"], str(row["price"]), row["tags"]) == ("bold " * 20, "1.50", ["b", "猫"])
+    assert not {"reject_stage", "reject_reason", "reject_detail"} & set(made.column_names)
