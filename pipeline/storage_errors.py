@@ -119,6 +119,8 @@ def describe(error: BaseException) -> str:
             return "access denied (403); check the credentials and the bucket's policy"
         if status is not None and status >= 400:
             return f"the store answered {status} {code or ''}".rstrip()
+        if type(link).__name__ == "ParamValidationError":
+            return "the URI names no valid bucket; mend it, and put credentials into the environment"
         if type(link).__name__ == "NoCredentialsError":
             return "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if isinstance(error, FileNotFoundError):

@@ -18,6 +18,8 @@ _SECRET_NAME = re.compile(rf"(?i){_NAMES}|^(?:key|sas|sig|auth|salt)$|(?:_|-)(?:
 # Options whose name sounds like a credential and is none: the name of a variable, a switch.
 _NO_SECRET = re.compile(r"(?i)(?:_env|_file|_path|_id|max_new_tokens|max_tokens)$")
 _USER = re.compile(r"(?<=://)[^\s/@'\"<>]+(?:/[^\s/@'\"<>]*)*@(?=[\w.\[-])")
+# As a bucket's name, which is what s3fs takes it for and botocore quotes.
+_BARE_USER = re.compile(r"[\w.+-]+:[^\s@'\"<>]+@(?=[\w.-])")
 _QUERY = re.compile(r"(\w[\w+.-]*:/?/[^\s?'\"<>]*)\?[^\s'\"<>)\]}]+")
 _PAIR = re.compile(
     rf"(?i)(([\w.-]*{_NAMES}[\w.-]*|\b(?:key|sig|sas))[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&)}}\]]+)"
@@ -42,5 +44,6 @@ def without_secrets(text: str) -> str:
         if len(value) >= _SHORTEST and is_secret_name(name) and value in text:
             text = text.replace(value, HIDDEN)
     text = _USER.sub("", text)
+    text = _BARE_USER.sub(f"{HIDDEN}@", text)
     text = _QUERY.sub(r"\1", text)
     return _PAIR.sub(lambda pair: f"{pair[1]}{HIDDEN}" if is_secret_name(pair[2]) else pair[0], text)
