@@ -17,10 +17,13 @@ _NAMES = (
 _SECRET_NAME = re.compile(rf"(?i){_NAMES}|^(?:key|sas|sig|auth|salt)$|(?:_|-)(?:key|sas|sig|auth|salt)$")
 # Options whose name sounds like a credential and is none: the name of a variable, a switch.
 _NO_SECRET = re.compile(r"(?i)(?:_env|_file|_path|_id|max_new_tokens|max_tokens)$")
-_USER = re.compile(r"(?<=://)[^\s/@'\"<>]+(?:/[^\s/@'\"<>]*)*@(?=[\w.\[-])")
+# A password may hold an unescaped slash; without a colon before the first slash an @ is a model's revision
+# (hf://org/name@sha), and after a port it is part of a path.
+_USER = re.compile(r"(?<=://)(?:[^\s/@'\"<>]+|[^\s/@:'\"<>]*:(?!\d+/)[^\s@'\"<>]*)@(?=[\w.\[-])")
 # As a bucket's name, which is what s3fs takes it for and botocore quotes.
-_BARE_USER = re.compile(r"[\w.+-]+:[^\s@'\"<>]+@(?=[\w.-])")
-_QUERY = re.compile(r"(\w[\w+.-]*:/?/[^\s?'\"<>]*)\?[^\s'\"<>)\]}]+")
+_BARE_USER = re.compile(r"[\w.+-]+:(?!//|\d+/)[^\s@'\"<>]+@(?=[\w.-])")
+# With a value: a lone ? is a sign of a glob (s3://bucket/part-?.parquet).
+_QUERY = re.compile(r"(\w[\w+.-]*:/?/[^\s?'\"<>]*)\?[^\s'\"<>)\]}=]*=[^\s'\"<>)\]}]*")
 _PAIR = re.compile(
     rf"(?i)(([\w.-]*{_NAMES}[\w.-]*|\b(?:key|sig|sas))[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&)}}\]]+)"
 )

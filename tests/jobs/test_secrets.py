@@ -53,6 +53,9 @@ def test_ordinary_text_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         "option 'expand.max_new_tokens': Input should be a number (given: 'x')",
         "what is here? a mail to me@example.org",
         "/data/a?b/c@d.parquet",
+        "the model hf://org/name@3f2a1b has no weights",
+        "no file matches prompts.uri='s3://bucket/part-?.parquet'",
+        "no answer at http://127.0.0.1:9000/a@b",
     ):
         assert without_secrets(text) == text
     monkeypatch.setenv("SOME_API_TOKEN", CANARY)
@@ -87,6 +90,13 @@ def test_a_credential_on_the_command_line_is_refused(override: str, capsys: pyte
     said = "".join(capsys.readouterr())
     assert "on the command line" in said
     assert CANARY not in said
+
+
+@pytest.mark.parametrize(
+    "override", ["generate.model=hf://org/name@3f2a1b", "prompts.uri=s3://bucket/part-?.parquet", "storage.options={}"]
+)
+def test_a_revision_and_a_glob_are_no_credential(override: str) -> None:
+    load_config(SynthesizeConfig, None, [override])
 
 
 def test_a_broken_config_file_is_not_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
