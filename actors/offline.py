@@ -6,23 +6,27 @@ repair, a kernel, an adapter's base model). Downloading is `actors.model_uri`'s 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from actors.model_gate import TRUST
 
+_LOADING = threading.RLock()
+
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """No request to the hub inside. It is a setting of the process: other threads that load are offline as well."""
+    """No request to the hub inside. It is a setting of the process, so one thread loads at a time."""
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _LOADING:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def unloadable(error: BaseException, what: str) -> str:

@@ -23,7 +23,7 @@ def run(output: str, *, older_than: str, yes: bool) -> None:
     verb = "deleted" if found.deleted else "to delete" + (" with --yes" if found.garbage else "")
     print(f"{len(found.garbage)} objects older than {older_than}, {total / 1e6:.1f} MB, {verb}")
     if not found.uploads_known and output.startswith(("s3://", "s3a://")):
-        print("this store does not list unfinished uploads; a lifecycle rule of the bucket may end them")
+        print("this store does not list unfinished uploads, or not to you; a lifecycle rule of the bucket may end them")
 
 
 def seconds(text: str) -> float:

@@ -73,7 +73,7 @@ def run(
     labels = {entry.hexcode: entry.labels["en"] for entry in emoji}
     target.parent.mkdir(parents=True, exist_ok=True)
     if describe:
-        described = write_descriptions(labels, target.with_suffix(".descriptions.txt"), build, _say)
+        described = write_descriptions(labels, target.with_suffix(".descriptions.txt"), build, tell)
     else:
         described = read_descriptions(descriptions or SHIPPED, labels)
     pixels = [on_white(entry.png) for entry in emoji]
@@ -105,10 +105,6 @@ def main(
         languages=[lang.strip() for lang in languages.split(",")],
         seed=seed, describe=describe, descriptions=descriptions,
     )  # fmt: skip
-
-
-def _say(text: str) -> None:
-    tell(text)
 
 
 if __name__ == "__main__":

@@ -17,53 +17,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from actors.errors import UserError
 from pipeline.commit import NewerFormat, decode_record, record_name
+from pipeline.finding import Finding, Mend, ShardCheck
 from pipeline.formats import FORMATS
 from pipeline.record_shape import counts_fault, shape_fault
 from pipeline.storage import Store
 from pipeline.walk_shard import Unreadable, WalkedRow, count_rows, image_fault, reasons_in, walk_rows
 
-Mend = Literal["remake", "rewrite", "run", "collect", "none"]
 _SHOWN = 20
 """Damaged images of one shard that are told one by one."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    Args:
-        kind: a short stable key: ``missing``, ``damaged``, ``record_damaged``, ``rows``, ``image``, ``foreign``,
-            ``gap``, ``uncommitted``, ``orphan``, ``doubled_id``, ``run_record``.
-        shard: its number; None where it is no shard's.
-        name: the object.
-        detail: one sentence.
-        mend: what mends it: the shard ``remake``, the record ``rewrite``, a ``run`` of the same command, ``collect``
-            by gc, or ``none`` that this program knows.
-    """
-
-    kind: str
-    shard: int | None
-    name: str
-    detail: str
-    mend: Mend
-
-
-@dataclass
-class ShardCheck:
-    """What was found in one shard. ``record`` is the one that holds, None where there is none or it is damaged."""
-
-    shard: int
-    findings: list[Finding] = field(default_factory=list)
-    record: dict[str, Any] | None = None
-    recorded: bool = False
-    objects: int = 0
-    bytes: int = 0
 
 
 class ShardChecker:

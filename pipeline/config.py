@@ -37,7 +37,7 @@ def image_uris() -> Any:
     return place(
         [],
         "prefixes under which pictures that the table names may be read (s3://bucket/pictures/, /data/pictures/, "
-        "https://host/); empty = only those in the table",
+        "https://host/); empty = only those in the table, and beside the table of an image folder",
     )
 
 

@@ -1,4 +1,4 @@
-"""Progress of looking after a dataset: a bar on a terminal, one plain line every few seconds elsewhere."""
+"""Progress of counted things: a bar on a terminal, one plain line every few seconds elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -13,16 +13,27 @@ _LINE_EVERY = 5.0
 
 
 class CountProgress:
-    """Counts things of one kind; use as a context manager.
+    """Shows how many things of one kind are done; use as a context manager.
 
     Args:
         what: the things, e.g. ``shards``.
         total: how many there are.
+        done: how many were done before.
         quiet: print nothing.
+        note: stands beside the count at first.
     """
 
-    def __init__(self, what: str, total: int, *, quiet: bool = False, console: Console | None = None) -> None:
-        self._what, self._total, self._quiet, self._done = what, total, quiet, 0
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        done: int = 0,
+        quiet: bool = False,
+        note: str = "",
+        console: Console | None = None,
+    ) -> None:
+        self._what, self._total, self._quiet, self._done = what, total, quiet, done
         self._next_line = time.monotonic() + _LINE_EVERY
         self._bar: Progress | None = None
         console = console or Console(stderr=True)
@@ -31,15 +42,24 @@ class CountProgress:
                 TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
                 TimeElapsedColumn(), console=console,
             )  # fmt: skip
-            self._task = self._bar.add_task("", total=total, note="")
+            self._task = self._bar.add_task("", total=total, completed=done, note=note)
 
     def add(self, note: str) -> None:
         """Counts one; ``note`` stands beside the count."""
         self._done += 1
+        self.tick(note)
+
+    def tick(self, note: str) -> None:
+        """Refreshes the bar, or prints a line where one is due."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, note=note)
-        elif not self._quiet and time.monotonic() >= self._next_line:
+        elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY
+            self.line(note)
+
+    def line(self, note: str) -> None:
+        """Prints the plain line now, where there is no bar."""
+        if self._bar is None and not self._quiet:
             print(  # noqa: T201
                 f"promptmill: {self._done}/{self._total} {self._what}, {note}", file=sys.stderr, flush=True
             )

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from actors.errors import JobError
+from pipeline.plain_parquet import refuse_objects
 from pipeline.storage import Store
 
 _SKIPPED = b"promptmill_skipped"
@@ -96,6 +97,8 @@ class FeatureTable:
                     raise FileNotFoundError(self.name(part))
                 file = pq.ParquetFile(io.BytesIO(data))
                 names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+                for name in names:
+                    refuse_objects(file.schema_arrow.field(name), self.store.public(self.name(part)))
                 yield file.read(names)
             except (OSError, pa.ArrowInvalid) as error:
                 raise JobError(

@@ -90,7 +90,7 @@ def read_judged(uri: str, options: dict[str, Any] | None = None) -> Judged:
         raise UserError(f"'{public_uri(uri)}' holds no evaluation: run `promptmill evaluate generated.uri=...` first")
     try:
         document = json.loads(data)
-        table = pq.read_table(io.BytesIO(store.read(FIGURES) or b""))
+        table = pq.read_table(io.BytesIO(store.read(FIGURES) or b""), schema=_SCHEMA)
         metrics = [
             Metric(
                 line["name"], _figure(line, table.filter(pc.field("metric") == line["name"])), line["how"],

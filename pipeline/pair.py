@@ -72,10 +72,7 @@ class PairStage:
             picture = decode_image(row.image, self._settings.made.table.max_pixels)
             true = decode_image(truth.image, self._settings.truth.table.max_pixels)
             side = min(picture.size)
-            first, second = (
-                _unit(square(picture, side)),
-                _unit(square(true, side)),
-            )
+            first, second = _unit(square(picture, side)), _unit(square(true, side))
         except ValueError:
             return None
         alike = ms_ssim(first, second)

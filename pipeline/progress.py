@@ -1,15 +1,13 @@
-"""Progress of a run: a bar on a terminal, one plain line every few seconds in a job's log, nothing when quiet."""
+"""Progress of a run: committed shards, images a second, rejects, and the time that is left."""
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-_LINE_EVERY = 5.0
+from pipeline.count_progress import CountProgress
 
 
 class RunProgress:
@@ -22,65 +20,40 @@ class RunProgress:
     """
 
     def __init__(self, done: int, total: int, *, quiet: bool = False, console: Console | None = None) -> None:
-        self._done, self._total, self._quiet = done, total, quiet
-        self._console = console or Console(stderr=True)
+        self._left = total - done
         self._begun = time.monotonic()
         self._made = self._images = self._rejects = 0
-        self._next_line = self._begun + _LINE_EVERY
-        self._bar: Progress | None = None
-        if self._console.is_terminal and not quiet:
-            self._bar = Progress(
-                TextColumn("shards"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                console=self._console,
-            )
-            self._task = self._bar.add_task("", total=total, completed=done, note="starting")
+        self._shown = CountProgress("shards", total, done=done, quiet=quiet, note="starting", console=console)
 
     def add(self, images: int, rejected: int) -> None:
         """Counts one committed shard."""
         self._made += 1
+        self._left -= 1
         self._images += images
         self._rejects += rejected
-        self.tick()
+        self._shown.add(self._note())
 
     def tick(self) -> None:
         """Refreshes the bar, or prints a line where one is due."""
-        if self._quiet:
-            return
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done + self._made, note=self._note())
-        elif time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINE_EVERY
-            self._line()
-
-    def _line(self) -> None:
-        print(  # noqa: T201
-            f"promptmill: {self._done + self._made}/{self._total} shards, {self._note()}", file=sys.stderr, flush=True
-        )
+        self._shown.tick(self._note())
 
     def _note(self) -> str:
-        if not self._made:
-            return f"loading models, {time.monotonic() - self._begun:.0f} s"
         seconds = time.monotonic() - self._begun
-        left = self._total - self._done - self._made
-        eta = left * seconds / self._made
+        if not self._made:
+            return f"loading models, {seconds:.0f} s"
+        eta = self._left * seconds / self._made
         return f"{self._images / seconds:.2f} images/s, {self._rejects} rejects, ETA {_clock(eta)}"
 
     def __enter__(self) -> RunProgress:
-        if self._bar is not None:
-            self._bar.start()
+        self._shown.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        elif not self._quiet and self._made:
-            self._line()
+        self._shown.__exit__(kind, error, trace)
+        if self._made:
+            self._shown.line(self._note())
 
 
 def _clock(seconds: float) -> str:

@@ -27,6 +27,7 @@ from actors.errors import UserError
 from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
 from pipeline.page import render_page
+from pipeline.plain_parquet import refuse_objects
 from pipeline.prompts import open_fs, read_rows
 from pipeline.refine_config import RefineConfig
 from pipeline.storage import Store
@@ -198,7 +199,10 @@ def _write_best(store: Store, config: RefineConfig, best: dict[str, Best], round
 def _shards(store: Store, columns: tuple[str, ...] | None = None) -> Iterator[pa.Table]:
     for record in read_records(store, sorted(committed_shards(store))):
         with store.fs.open(store.path(record["data"]["name"]), "rb") as stream:
-            yield pq.read_table(stream, columns=None if columns is None else list(columns))
+            table = pq.read_table(stream, columns=None if columns is None else list(columns))
+        for field in table.schema:
+            refuse_objects(field, store.public(record["data"]["name"]))
+        yield table
 
 
 def _parquet(table: pa.Table) -> bytes:

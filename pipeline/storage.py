@@ -99,7 +99,7 @@ class Store:
                 return None
             return data
 
-        return self._call(attempt, name, "read")
+        return self.request(attempt, name, "read")
 
     def size(self, name: str) -> int | None:
         """The size of an object in bytes, or None where there is none; never answered from a cache."""
@@ -111,7 +111,7 @@ class Store:
             except FileNotFoundError:
                 return None
 
-        return self._call(attempt, name, "look up")
+        return self.request(attempt, name, "look up")
 
     def list(self, prefix: str) -> list[Entry]:
         """The objects directly under ``prefix/``, sorted by name; an absent prefix is empty."""
@@ -132,7 +132,7 @@ class Store:
                 key=lambda entry: entry.name,
             )
 
-        return self._call(attempt, prefix, "list")
+        return self.request(attempt, prefix, "list")
 
     def directories(self, prefix: str) -> tuple[str, ...]:
         """The names of the directories directly under ``prefix/``, sorted; an absent prefix has none."""
@@ -146,7 +146,7 @@ class Store:
             start = len(self.root) + 1
             return tuple(sorted(f["name"].rstrip("/")[start:] for f in found if f["type"] == "directory"))
 
-        return self._call(attempt, prefix, "list")
+        return self.request(attempt, prefix, "list")
 
     def create(self, name: str, source: bytes | Path) -> bool:
         """Puts an object under a name that must be free.
@@ -177,7 +177,7 @@ class Store:
                 return False
             return True
 
-        return self._call(attempt, name, "write")
+        return self.request(attempt, name, "write")
 
     def replace(self, name: str, data: bytes) -> None:
         """Puts an object whatever is there: for pages and notes that describe the run, never for data."""
@@ -191,7 +191,7 @@ class Store:
             else:
                 self._put(name, data, {})
 
-        self._call(attempt, name, "write")
+        self.request(attempt, name, "write")
 
     def remove(self, name: str) -> None:
         """Deletes an object; one that is not there is no error.
@@ -203,7 +203,7 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(self.path(name))
 
-        self._call(attempt, name, "delete")
+        self.request(attempt, name, "delete")
 
     def sha256(self, name: str, into: Path | None = None) -> tuple[str, int] | None:
         """(hex digest, size in bytes) of an object, streamed, also into the file ``into``; None where there is none."""
@@ -225,7 +225,7 @@ class Store:
                 return None
             return digest.hexdigest(), size
 
-        return self._call(attempt, name, "read")
+        return self.request(attempt, name, "read")
 
     def parse(self, name: str, use: Callable[[BinaryIO], T]) -> T | None:
         """What ``use`` makes of an object's stream, fetched as it is read; None where there is no such object.
@@ -246,7 +246,7 @@ class Store:
                     raise
                 return error
 
-        found = self._call(attempt, name, "read")
+        found = self.request(attempt, name, "read")
         if isinstance(found, Exception):
             raise found
         return found
@@ -338,7 +338,18 @@ class Store:
         self.fs.invalidate_cache(full)
         self.fs.invalidate_cache(full.rpartition("/")[0])
 
-    def _call(self, attempt: Callable[[], T], name: str, verb: str) -> T:
+    def request(self, attempt: Callable[[], T], name: str, verb: str) -> T:
+        """What ``attempt`` returns, tried again while its errors are transient.
+
+        Args:
+            attempt: one try.
+            name: the object, for messages.
+            verb: what is done to it, for messages.
+
+        Raises:
+            UserError: an error that stays.
+            JobError: the tries are used up.
+        """
         retrying = Retrying(
             sleep=self.sleep,
             retry=retry_if_exception(is_transient),

@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from actors.errors import JobError, UserError
-from pipeline.check_shard import Finding, ShardCheck, ShardChecker
+from pipeline.check_shard import ShardChecker
 from pipeline.commit import NewerFormat, ShardCommitter, committed_shards, decode_record, record_name
 from pipeline.count_progress import CountProgress
 from pipeline.drivers import noted
+from pipeline.finding import Finding, ShardCheck
 from pipeline.formats import FORMATS
 from pipeline.id_census import IdCensus
 from pipeline.quarantine import quarantine, reopen

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from actors.marks import TRAINED_ALGORITHMIC_MEDIA, produce_id, read_marks
+from pipeline.plain_parquet import PlainParquet
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _BATCH = 8
@@ -64,14 +65,14 @@ def walk_rows(
 def count_rows(path: Path) -> int:
     """Rows of a Parquet file by its footer; raises `Unreadable`."""
     with _said():
-        return int(pq.ParquetFile(path).metadata.num_rows)
+        return int(pq.read_metadata(path).num_rows)
 
 
 def reasons_in(path: Path) -> dict[str, int]:
     """How often each reason stands in a rejects object; raises `Unreadable`."""
     found: dict[str, int] = {}
-    with _said():
-        for batch in pq.ParquetFile(path).iter_batches(columns=["reject_reason"]):
+    with _said(), path.open("rb") as stream:
+        for batch in PlainParquet(stream, path.name).batches(["reject_reason"]):
             for reason in batch["reject_reason"].to_pylist():
                 found[reason] = found.get(reason, 0) + 1
     return found
@@ -112,15 +113,17 @@ def _said() -> Iterator[None]:
 
 
 def _walk_parquet(path: Path, columns: list[str], read_part: Callable[[int, str], bytes] | None) -> Iterator[WalkedRow]:
-    file = pq.ParquetFile(path, pre_buffer=False)
-    missing = set(columns) - set(file.schema_arrow.names)
-    if missing:
-        raise Unreadable(f"it has no column '{min(missing)}'")
-    number = 0
-    for batch in file.iter_batches(batch_size=_BATCH if "image" in columns else 4096, columns=columns):
-        for values in batch.to_pylist():
-            yield WalkedRow(_text(values["id"]), values["width"], values["height"], _reader(values, number, read_part))
-            number += 1
+    with path.open("rb") as stream:
+        file = PlainParquet(stream, path.name, pre_buffer=False)
+        missing = set(columns) - set(file.stored.names)
+        if missing:
+            raise Unreadable(f"it has no column '{min(missing)}'")
+        number = 0
+        for batch in file.batches(columns, rows=_BATCH if "image" in columns else 4096):
+            for values in batch.to_pylist():
+                reader = _reader(values, number, read_part)
+                yield WalkedRow(_text(values["id"]), values["width"], values["height"], reader)
+                number += 1
 
 
 def _reader(

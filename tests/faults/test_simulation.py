@@ -130,7 +130,7 @@ class Overwrites(Store):
     def create(self, name: str, source: bytes | Path) -> bool:
         if not name.startswith("data/"):
             return super().create(name, source)
-        self._call(lambda: self._put(name, source, {}), name, "write")
+        self.request(lambda: self._put(name, source, {}), name, "write")
         return True
 
 
