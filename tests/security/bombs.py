@@ -96,10 +96,3 @@ def nested_tar(depth: int = 200_000) -> bytes:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return sink.getvalue()
-
-
-def laughing_yaml(levels: int = 12) -> str:
-    """YAML whose aliases unfold to 9**levels values."""
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
-    return "\n".join(lines) + "\n"
