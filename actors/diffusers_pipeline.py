@@ -24,6 +24,7 @@ import torch
 from actors.errors import UserError
 from actors.model_gate import TRUST
 from actors.offline import offline
+from actors.whole_weights import load_whole
 
 _LIBRARIES = (None, "diffusers", "transformers")
 
@@ -128,10 +129,7 @@ def _text_models(transformers: Any, model_dir: Path, index: Any, **options: Any)
         kind: Any = getattr(transformers, str(entry[1]), None)
         is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
         if is_model:
-            models[name], report = kind.from_pretrained(str(model_dir / name), output_loading_info=True, **options)
-            # Buffers (position ids) are computed, not stored, in many a checkpoint: only parameters are weights.
-            weights = dict(models[name].named_parameters())
-            _refuse_missing(model_dir / name, [key for key in report["missing_keys"] if key in weights])
+            models[name] = load_whole(kind, model_dir / name, **options)
     return models
 
 

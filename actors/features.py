@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from actors.errors import PromptmillError, UserError
 from actors.model_uri import LocalModel
 from actors.offline import offline, unloadable
+from actors.whole_weights import load_whole
 
 RESAMPLER = "centre square, Lanczos (Pillow, anti-aliased)"
 """How pictures are brought to a model's size; see `actors.decode.square` (Parmar et al., clean-fid, 2022, on why)."""
@@ -58,7 +59,7 @@ class ClipFeatures:
     def __init__(self, path: Path, device: torch.device, *, trusted: bool) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self._model = AutoModel.from_pretrained(path, **_how(trusted)).to(device).eval()
+        self._model = load_whole(AutoModel, path, **_how(trusted)).to(device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
         config = self._model.config
         self._normal = _Normal(path, config.vision_config, device)
@@ -89,7 +90,7 @@ class VisionFeatures:
         from transformers import AutoModel, AutoModelForImageClassification
 
         kind = AutoModelForImageClassification if classifier else AutoModel
-        self._model = kind.from_pretrained(path, **_how(trusted)).to(device).eval()
+        self._model = load_whole(kind, path, **_how(trusted)).to(device).eval()
         self._classifier = classifier
         self._normal = _Normal(path, self._model.config, device)
         self.side = self._normal.side

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from actors.errors import UserError
 from actors.networks import GanConfig, GanGenerator, Task
 from actors.offline import offline
+from actors.whole_weights import load_whole
 
 FORMAT = "promptmill-gan"
 FORMAT_VERSION = 1
@@ -92,9 +93,9 @@ def load_gan(directory: Path) -> GanModel:
     try:
         generator = _generator(sizes, load_file(directory / "generator.safetensors"))
         with offline():
-            text_encoder = CLIPTextModel.from_pretrained(
-                directory / "text_encoder", local_files_only=True, use_safetensors=True, trust_remote_code=False,
-                dtype=torch.float32,
+            text_encoder = load_whole(
+                CLIPTextModel, directory / "text_encoder", local_files_only=True, use_safetensors=True,
+                trust_remote_code=False, dtype=torch.float32,
             )  # fmt: skip
             tokenizer = PreTrainedTokenizerFast.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False

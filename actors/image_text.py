@@ -19,6 +19,7 @@ from transformers import (
 
 from actors.errors import UserError
 from actors.offline import offline
+from actors.whole_weights import load_whole
 
 _HEAD = 48
 """Width of an attention head."""
@@ -153,12 +154,15 @@ def load_image_text(directory: Path) -> ImageText:
     """
     try:
         with offline():
-            model = CLIPModel.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            ).eval()
+            model = load_whole(
+                CLIPModel, directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                dtype=torch.float32,
+            ).eval()  # fmt: skip
             tokenizer = PreTrainedTokenizerFast.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"'{directory}' holds no image-text encoder (CLIPModel): {type(error).__name__}") from error
     return ImageText(model, tokenizer)

@@ -13,6 +13,7 @@ from actors.errors import PromptmillError, UserError
 from actors.model_cache import default_cache, made_once
 from actors.model_uri import LocalModel
 from actors.offline import offline, unloadable
+from actors.whole_weights import load_whole
 
 
 def load_language_model(
@@ -38,8 +39,8 @@ def load_language_model(
             path = made_once(target, lambda directory: _convert(gguf, directory))
         how = {"local_files_only": True, "trust_remote_code": model.trusted}
         with offline():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=wanted, use_safetensors=None if model.trusted else True, **how
+            loaded = load_whole(
+                AutoModelForCausalLM, path, dtype=wanted, use_safetensors=None if model.trusted else True, **how
             )
             tokenizer = AutoTokenizer.from_pretrained(str(path), **how)
     except (torch.OutOfMemoryError, PromptmillError):
