@@ -53,7 +53,7 @@ def cluster() -> Iterator[str]:
     )  # fmt: skip
     address = f"http://127.0.0.1:{dashboard}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"{address}/api/version", timeout=2).read()
@@ -81,11 +81,18 @@ def test_a_submitted_job_makes_the_dataset_and_its_status_is_the_jobs(tmp_path: 
     model = models.save_gan(tmp_path / "gan")
 
     def submit(*overrides: str) -> subprocess.CompletedProcess[str]:
+        # The dashboard answers before the node's agent, which starts jobs, has told it that it is there.
+        deadline = time.monotonic() + 300
+        while "No available agent" in (ended := once(*overrides)).stderr and time.monotonic() < deadline:
+            time.sleep(1)
+        return ended
+
+    def once(*overrides: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [RAY, "job", "submit", "--address", cluster, "--working-dir", ".", "--", "python", "-m", "jobs.synthesize",
              f"prompts.uri={table}", f"output.uri={tmp_path / 'out'}", f"generate.model={model}", "expand=null",
              "shards.rows=4", *overrides],
-            cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300,
+            cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900,
         )  # fmt: skip
 
     done = submit()

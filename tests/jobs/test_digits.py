@@ -15,7 +15,7 @@ EXAMPLE = REPOSITORY / "examples/digits"
 def call(directory: Path, *words: str) -> str:
     """Runs a command of the README in a directory of its own."""
     ended = subprocess.run(
-        [sys.executable, *words], cwd=directory, capture_output=True, text=True, timeout=900, check=False
+        [sys.executable, *words], cwd=directory, capture_output=True, text=True, timeout=3600, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
