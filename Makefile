@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test test-long check fix bench clean
 
 # The stamp is remade when what is installed changes; otherwise a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed
 
 test: check
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -m campaign
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

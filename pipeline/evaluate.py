@@ -16,7 +16,7 @@ from pipeline.cluster import connected
 from pipeline.describe import describe_again
 from pipeline.evaluate_config import EvaluateConfig
 from pipeline.evaluation_report import EVALUATION, METRICS, REPORT, render_evaluation
-from pipeline.extract import ExtractSettings, extract_missing
+from pipeline.extract import Extraction, ExtractSettings, extract_missing
 from pipeline.feature_table import FeatureTable, features_key
 from pipeline.gather import Gathered, gather
 from pipeline.image_table import ImageTable, open_images
@@ -123,25 +123,23 @@ def _extract(
     config: EvaluateConfig, sets: _Sets, made: ImageTable, real: ImageTable | None, say: Callable[[str], None]
 ) -> None:
     own = config.features
-    for name, images, table, within in (
-        ("generated", made, sets.made, config.measures.within), ("reference", real, sets.real, 0)
-    ):  # fmt: skip
-        if images is None or table is None:
-            continue
-        settings = ExtractSettings(
-            images, table, own.model, config.allow_unsafe_models, own.batch_rows, within, own.actors.cpus,
-            own.actors.gpus,
-        )  # fmt: skip
-        extract_missing(settings, own.actors, _counted(name, len(table.missing()), say))
+    tables = {"generated": Extraction(made, sets.made, config.measures.within)}
+    if real is not None and sets.real is not None:
+        tables["reference"] = Extraction(real, sets.real)
+    settings = ExtractSettings(
+        tables, own.model, config.allow_unsafe_models, own.batch_rows, own.actors.cpus, own.actors.gpus
+    )
+    counts = {name: _counted(name, len(one.features.missing()), say) for name, one in tables.items()}
+    extract_missing(settings, own.actors, lambda name, rows, skipped: counts[name](rows, skipped))
     if sets.pairs is not None and real is not None:
         tell = _counted("pairs", len(sets.pairs.missing()), say)
         pair_missing(made, real, sets.pairs, own.actors, tell, config.measures.lpips)
 
 
-def _counted(name: str, parts: int, say: Callable[[str], None]) -> Callable[[int, int, int], None]:
+def _counted(name: str, parts: int, say: Callable[[str], None]) -> Callable[[int, int], None]:
     done = [0, 0, 0]
 
-    def tell(part: int, rows: int, skipped: int) -> None:
+    def tell(rows: int, skipped: int) -> None:
         done[0] += 1
         done[1] += rows
         done[2] += skipped

@@ -1,9 +1,9 @@
-"""Features of a table of images through Ray Data: an actor pool, one task a fragment, results straight to the store."""
+"""Features of tables of images through Ray Data: an actor pool, one task a fragment, results straight to the store."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +26,22 @@ _CALL_TEXTS = 256
 
 
 @dataclass(frozen=True)
-class ExtractSettings:
-    """All that an extracting actor needs; picklable."""
+class Extraction:
+    """A table of images, where its features go, and the images of one prompt that MS-SSIM compares."""
 
-    table: ImageTable
+    images: ImageTable
     features: FeatureTable
+    within: int = 0
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """All that an extracting actor needs; picklable. ``tables`` by the name that a fragment's task gives."""
+
+    tables: Mapping[str, Extraction]
     model: str
     allow_unsafe: bool
     batch_rows: int
-    within: int
     cpus: float
     gpus: float
 
@@ -49,19 +56,16 @@ class ExtractStage:
         self._model = load_features(model, device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Rows of part numbers -> (part, rows, skipped)."""
+        """Rows of (table, part) -> (table, rows, skipped)."""
         told = []
-        for part in block["part"].to_pylist():
+        for task in block.to_pylist():
+            own, part = self._settings.tables[task["table"]], task["part"]
             rows = extract(
-                self._model,
-                self._settings.table.read(part),
-                self._settings.batch_rows,
-                self._settings.within,
-                self._settings.table.table.max_pixels,
+                self._model, own.images.read(part), self._settings.batch_rows, own.within, own.images.table.max_pixels
             )
             # A second writer found the same numbers: whoever was first is right.
-            self._settings.features.store.create(self._settings.features.name(part), rows.encode())
-            told.append({"part": part, "rows": len(rows.ids), "skipped": len(rows.skipped)})
+            own.features.store.create(own.features.name(part), rows.encode())
+            told.append({"table": task["table"], "rows": len(rows.ids), "skipped": len(rows.skipped)})
         return pa.Table.from_pylist(told)
 
 
@@ -156,24 +160,25 @@ def _alike(rows: Sequence[ImageRow], shown: dict[str, list[NDArray[np.uint8]]]) 
     return found
 
 
-def extract_missing(
-    settings: ExtractSettings, actors: Actors, tell: Callable[[int, int, int], None] = lambda part, rows, skipped: None
-) -> None:
-    """Extracts the parts that are not there yet.
+def extract_missing(settings: ExtractSettings, actors: Actors, tell: Callable[[str, int, int], None]) -> None:
+    """Extracts the parts that are not there yet, of all tables in one pool: its actors load the model once.
 
     Args:
         settings: for the actors.
         actors: the pool.
-        tell: takes each part's number, its rows, and how many were skipped.
+        tell: takes a part's table, its rows, and how many were skipped.
     """
-    parts = settings.features.missing()
-    if not parts:
+    blocks = [
+        pa.table({"table": [name], "part": [part]})
+        for name, own in settings.tables.items()
+        for part in own.features.missing()
+    ]
+    if not blocks:
         return
-    blocks = [pa.table({"part": [part]}) for part in parts]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     done = ray.data.from_blocks(blocks).map_batches(
         ExtractStage, fn_constructor_args=(settings,), batch_size=None, batch_format="pyarrow", **pool(actors, 1)
     )
     for row in done.iter_rows():
-        tell(row["part"], row["rows"], row["skipped"])
+        tell(row["table"], row["rows"], row["skipped"])

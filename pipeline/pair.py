@@ -50,7 +50,7 @@ class PairStage:
         self._lpips = Lpips(alexnet_file(settings.lpips)) if settings.lpips else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Rows of part numbers -> (part, rows, skipped)."""
+        """Rows of part numbers -> (rows, skipped)."""
         told, own = [], self._settings
         for part in block["part"].to_pylist():
             rows = own.made.read(part)
@@ -58,7 +58,7 @@ class PairStage:
             sink = io.BytesIO()
             pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), sink)
             own.pairs.store.create(own.pairs.name(part), sink.getvalue())
-            told.append({"part": part, "rows": len(values), "skipped": len(rows) - len(values)})
+            told.append({"rows": len(values), "skipped": len(rows) - len(values)})
         return pa.Table.from_pylist(told)
 
     def _compare(self, row: ImageRow) -> dict[str, str | float | None] | None:
@@ -92,7 +92,7 @@ def pair_missing(
     truth: ImageTable,
     pairs: FeatureTable,
     actors: Actors,
-    tell: Callable[[int, int, int], None] = lambda part, rows, skipped: None,
+    tell: Callable[[int, int], None] = lambda rows, skipped: None,
     lpips: str | None = None,
 ) -> None:
     """Compares the parts that are not there yet.
@@ -101,7 +101,7 @@ def pair_missing(
         made, truth: the images, and what they are compared with under the same ids.
         pairs: where the parts are kept.
         actors: the pool that compares.
-        tell: takes part, rows and rows left out.
+        tell: takes a part's rows and the rows left out.
         lpips: URI of AlexNet's weights; None leaves LPIPS out.
 
     Raises:
@@ -121,7 +121,7 @@ def pair_missing(
         PairStage, fn_constructor_args=(settings,), batch_size=None, batch_format="pyarrow", **pool(actors, 1)
     )
     for row in done.iter_rows():
-        tell(row["part"], row["rows"], row["skipped"])
+        tell(row["rows"], row["skipped"])
 
 
 def paired_figures(pairs: FeatureTable) -> dict[str, ByPrompt]:
