@@ -90,6 +90,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, only the summ
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster, e.g. auto or ray://host:10001; else RAY_ADDRESS, else local")
 ]
+Sse = Annotated[
+    str | None, typer.Option(help="server-side encryption of OUTPUT on S3: SSE-S3, SSE-KMS[:KEY_ID], SSE-C:env:NAME")
+]
 
 
 @app.command(cls=ConfigCommand)
@@ -120,11 +123,11 @@ def plan(
 
 
 @app.command()
-def report(output: Annotated[str, typer.Argument(help="output URI")], debug: Debug = False) -> None:
+def report(output: Annotated[str, typer.Argument(help="output URI")], sse: Sse = None, debug: Debug = False) -> None:
     """Rebuild the dataset card and report.html of an output."""
     from jobs.report import run
 
-    run(output)
+    run(output, sse)
 
 
 @app.command()
@@ -137,12 +140,13 @@ def verify(
     workers: Annotated[int, typer.Option(min=1, max=256, help="shards looked at side by side")] = 8,
     to: Annotated[str | None, typer.Option("--json", metavar="FILE", help="report as JSON; - for stdout")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the report")] = False,
+    sse: Sse = None,
     debug: Debug = False,
 ) -> None:
     """Check every record against its objects. Status 0: sound, 1: something found (repaired or not), 2: no output."""
     from jobs.verify import run
 
-    run(output, deep=deep, repair=repair, workers=workers, to=to, quiet=quiet)
+    run(output, deep=deep, repair=repair, workers=workers, to=to, quiet=quiet, sse=sse)
 
 
 @app.command()
@@ -150,24 +154,26 @@ def gc(
     output: Annotated[str, typer.Argument(help="output URI")],
     older_than: Annotated[str, typer.Option(help="age by the store's clock, such as 24h, 30m or 7d")] = "24h",
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it only list")] = False,
+    sse: Sse = None,
     debug: Debug = False,
 ) -> None:
     """List, or with --yes delete, what no record names and nobody can commit any more."""
     from jobs.gc import run
 
-    run(output, older_than=older_than, yes=yes)
+    run(output, older_than=older_than, yes=yes, sse=sse)
 
 
 @app.command()
 def inspect(
     image: Annotated[str, typer.Argument(help="image file or URI (PNG, JPEG, WebP)")],
     output: Annotated[str | None, typer.Argument(metavar="[OUTPUT]", help="output that is to have its row")] = None,
+    sse: Sse = None,
     debug: Debug = False,
 ) -> None:
     """Print what an image says of itself, and its row in an output; status 1 where OUTPUT has no such image."""
     from jobs.inspect_image import run
 
-    run(image, output)
+    run(image, output, sse)
 
 
 @app.command("render-row")
@@ -176,12 +182,13 @@ def render_row(
     image_id: Annotated[str, typer.Argument(metavar="ID", help="the image's id, as in the column id")],
     to: Annotated[Path, typer.Option(help="file to write")] = Path("row.png"),
     model: Annotated[str | None, typer.Option(help="model URI, where it has moved since the run")] = None,
+    sse: Sse = None,
     debug: Debug = False,
 ) -> None:
     """Render one image of an output again, alone, from its row."""
     from jobs.render_row import run
 
-    run(output, image_id, to, model)
+    run(output, image_id, to, model, sse)
 
 
 @app.command("train-encoder", cls=TrainEncoderCommand)
@@ -270,12 +277,13 @@ def export(
     checkpoint: Annotated[str, typer.Argument(help="a run's OUTPUT, or OUTPUT/checkpoints/NAME")],
     out: Annotated[str, typer.Argument(help="directory or URI of the model")],
     best: Annotated[bool, typer.Option("--best", help="the checkpoint with the best score, not the newest")] = False,
+    sse: Sse = None,
     debug: Debug = False,
 ) -> None:
     """Make a model directory for generate.model out of a GAN's checkpoint."""
     from jobs.export import run
 
-    run(checkpoint, out, best=best)
+    run(checkpoint, out, best=best, sse=sse)
 
 
 def split(config: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:

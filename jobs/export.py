@@ -8,12 +8,14 @@ from jobs.printing import printable
 from pipeline.storage_errors import public_uri
 
 
-def run(checkpoint: str, out: str, *, best: bool) -> None:
+def run(checkpoint: str, out: str, *, best: bool, sse: str | None = None) -> None:
     """Exports, and prints what."""
     from pipeline.export import export
+    from pipeline.server_side_encryption import with_sse
 
     where = printable(public_uri(out))
-    print(f"{where}: checkpoint {export(checkpoint, out, best=best)}; render with generate.model={where}")
+    made = export(checkpoint, out, best=best, options=with_sse({}, sse))
+    print(f"{where}: checkpoint {made}; render with generate.model={where}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from jobs.printing import printable
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def run(output: str, *, older_than: str, yes: bool) -> None:
+def run(output: str, *, older_than: str, yes: bool, sse: str | None = None) -> None:
     """Lists the garbage, one line each, and deletes it where ``yes`` is set."""
     from pipeline.garbage import collect
+    from pipeline.server_side_encryption import with_sse
     from pipeline.storage import Store
 
-    found = collect(Store(output), seconds(older_than), delete=yes)
+    found = collect(Store(output, with_sse({}, sse)), seconds(older_than), delete=yes)
     for one in found.garbage:
         print(f"{one.kind:<8}{one.size:>12}  {duration(one.age):>6}  {printable(one.name)}")
     total = sum(one.size for one in found.garbage)

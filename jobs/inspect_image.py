@@ -11,10 +11,11 @@ _LONGEST = 300
 """Characters of a prompt or description that are printed."""
 
 
-def run(image: str, output: str | None) -> None:
+def run(image: str, output: str | None, sse: str | None = None) -> None:
     """Prints marks, digest and size, and the image's row; `JobError` (status 1) where the output does not have it."""
     from actors.content_credentials import read_credentials
     from pipeline.inspect_image import inspect_image, row_of
+    from pipeline.server_side_encryption import with_sse
     from pipeline.storage import Store
 
     found = inspect_image(image)
@@ -32,7 +33,7 @@ def run(image: str, output: str | None) -> None:
     print_rows(rows)
     if output is None:
         return
-    store = Store(output)
+    store = Store(output, with_sse({}, sse))
     row = row_of(found, store)
     if row is None:
         raise JobError(f"'{store.public()}' has no image of this id")

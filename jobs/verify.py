@@ -18,12 +18,15 @@ _SHOWN = 50
 """Findings that are printed; the JSON report has all."""
 
 
-def run(output: str, *, deep: bool, repair: bool, workers: int, to: str | None, quiet: bool) -> None:
+def run(
+    output: str, *, deep: bool, repair: bool, workers: int, to: str | None, quiet: bool, sse: str | None = None
+) -> None:
     """Verifies, prints or writes the report; raises `JobError` (exit status 1) where anything was found."""
+    from pipeline.server_side_encryption import with_sse
     from pipeline.storage import Store
     from pipeline.verify import verify
 
-    report = verify(Store(output), deep=deep, repair=repair, workers=workers, quiet=quiet)
+    report = verify(Store(output, with_sse({}, sse)), deep=deep, repair=repair, workers=workers, quiet=quiet)
     if to is not None:
         text = json.dumps(report.document(), indent=1, ensure_ascii=False) + "\n"
         if to == "-":

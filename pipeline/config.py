@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.server_side_encryption import MEANING, Sse
 from pipeline.storage_errors import public_uri
 
 
@@ -44,6 +45,11 @@ def image_uris() -> Any:
 def max_image_pixels() -> Any:
     """The field that says how large a picture of a table may be."""
     return place(64 << 20, "pixels of one picture of the table at most; larger ones are not decoded", ge=1, le=1 << 28)
+
+
+def server_side_encryption() -> Any:
+    """The field that says how the store is to encrypt what it keeps of a place."""
+    return place(None, MEANING)
 
 
 class Section(BaseModel):
@@ -99,6 +105,7 @@ class Prompts(Section):
     options: dict[str, Any] = place(
         {}, "fsspec options of the table's file system; credentials belong in the environment"
     )
+    sse: Sse | None = server_side_encryption()
     image_uris: list[str] = image_uris()
     max_image_pixels: int = max_image_pixels()
 
@@ -239,6 +246,7 @@ class Storage(Section):
     options: dict[str, Any] = place(
         {}, "fsspec options of the output's file system; credentials belong in the environment"
     )
+    sse: Sse | None = server_side_encryption()
     unconditional: bool = place(
         False, "allow a store without conditional puts: you promise that one run writes at a time"
     )

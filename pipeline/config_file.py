@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -118,6 +118,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(str(v) for v in typing.get_args(annotation))
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " | ".join(_type_name(a) for a in typing.get_args(annotation))
+    if typing.get_origin(annotation) is Annotated:
+        return _type_name(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is not None:
         return str(annotation).replace("typing.", "").replace("Any", "any")
     return str(annotation.__name__)
@@ -135,6 +137,7 @@ def _sentence(error: ValidationError, model: type[Section]) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         text = f"unknown option '{key}'; the nearest known one is '{near[0]}'"
     else:
-        given = f"{HIDDEN}" if "options" in first["loc"] else without_secrets(f"{first['input']!r}")[:80]
+        hidden = {"options", "sse"} & set(first["loc"])
+        given = HIDDEN if hidden else without_secrets(f"{first['input']!r}")[:80]
         text = f"option '{key}': {first['msg'].removeprefix('Value error, ')} (given: {given})"
     return text + (f"; and {len(problems) - 1} more such problem(s)" if len(problems) > 1 else "")

@@ -24,6 +24,7 @@ from pipeline.judged import FIGURES, Judged, encode_figures, metric_line
 from pipeline.language_measures import language
 from pipeline.measure import Metric, measure
 from pipeline.pair import pair_missing, paired_figures
+from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
 
@@ -87,15 +88,15 @@ def _open_output(config: EvaluateConfig) -> tuple[Store, Store | None]:
     assert generated.uri is not None
     dataset = None
     if not generated.uri.endswith(_FILES) and not any(mark in generated.uri for mark in "*?["):
-        made = Store(generated.uri, dict(generated.options))
+        made = Store(generated.uri, with_sse(generated.options, generated.sse))
         dataset = made if made.size("_run/run.json") is not None else None
     if config.output.uri is not None:
-        return Store(config.output.uri, dict(config.output.options)), None
+        return Store(config.output.uri, with_sse(config.output.options, config.output.sse)), None
     if dataset is None:
         raise UserError(
             f"output.uri is not set and '{public_uri(generated.uri)}' is no promptmill output: name a place for results"
         )
-    return Store(f"{generated.uri.rstrip('/')}/{EVALUATION}", dict(generated.options)), dataset
+    return Store(f"{generated.uri.rstrip('/')}/{EVALUATION}", with_sse(generated.options, generated.sse)), dataset
 
 
 def _sets(config: EvaluateConfig, store: Store, made: ImageTable, real: ImageTable | None, model: LocalModel) -> _Sets:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import Actors, Cluster, Section, image_uris, max_image_pixels, option, place
+from pipeline.config import (
+    Actors,
+    Cluster,
+    Section,
+    image_uris,
+    max_image_pixels,
+    option,
+    place,
+    server_side_encryption,
+)
+from pipeline.server_side_encryption import Sse
 
 
 class Images(Section):
@@ -17,6 +27,7 @@ class Images(Section):
     )
     split: str | None = option(None, "rows whose column `split` says so; null = all")
     options: dict[str, Any] = place({}, "fsspec options; credentials belong in the environment")
+    sse: Sse | None = server_side_encryption()
     image_uris: list[str] = image_uris()
     max_image_pixels: int = max_image_pixels()
 
@@ -52,6 +63,7 @@ class Results(Section):
 
     uri: str | None = place(None, "directory or URI; null = GENERATED/evaluation where that is a promptmill output")
     options: dict[str, Any] = place({}, "fsspec options")
+    sse: Sse | None = server_side_encryption()
     tensorboard: str | None = place(None, "local directory for TensorBoard scalars; null = none")
 
 

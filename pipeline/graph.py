@@ -20,6 +20,7 @@ from pipeline.config import Actors, Expand, SynthesizeConfig
 from pipeline.image_uris import ImagePlaces
 from pipeline.picture_columns import PictureColumns
 from pipeline.run_record import Run
+from pipeline.server_side_encryption import with_sse
 from pipeline.source import ShardSource
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage, PromptStage
 from pipeline.storage import Store
@@ -132,7 +133,7 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
 def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
     honoured = run.plan.columns.honoured
     own = config.prompts
-    places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", own.options)
+    places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", with_sse(own.options, own.sse))
     pictures = PictureColumns(places, "mask" in honoured, own.max_image_pixels)
     return GenerateSettings(
         render=render_settings(config),

@@ -12,6 +12,7 @@ from pipeline.captioned import CaptionedTable, Fragment, open_captioned
 from pipeline.captioned_files import parts_of, read_part
 from pipeline.evaluate_config import Images
 from pipeline.prompts import open_fs
+from pipeline.server_side_encryption import with_sse
 from pipeline.storage_errors import public_uri
 from pipeline.web_picture import RefusedError
 
@@ -112,12 +113,13 @@ def open_images(config: Images, what: str) -> ImageTable:
     """
     if config.uri is None:
         raise UserError(f"{what}.uri is not set: name a promptmill output or another table of images")
+    options = with_sse(config.options, config.sse)
     table = open_captioned(
-        config.uri, captions=[], image=config.image, split=config.split, options=config.options,
+        config.uri, captions=[], image=config.image, split=config.split, options=options,
         image_uris=config.image_uris, max_pixels=config.max_image_pixels, section=what,
     )  # fmt: skip
     first = table.fragments[0]
-    fs = open_fs(config.uri, config.options)
+    fs = open_fs(config.uri, options)
     names = set(parts_of(fs, first.uri)[first.part][1])
     text = config.text
     if text is not None and text not in names:

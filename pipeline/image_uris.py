@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.server_side_encryption import fsspec_options
 from pipeline.web_picture import RefusedError, fetch
 
 MOST_BYTES = 256 << 20
@@ -58,7 +59,7 @@ class ImagePlaces:
         if "::" in name or "\\" in name or any(ord(sign) < 33 or ord(sign) == 127 for sign in _head(name)):
             raise RefusedError("chained URLs, backslashes and control characters are never read")
         relative = not _SCHEME.match(name) and not name.startswith("/")
-        fs = fsspec.core.url_to_fs(self.table, **self.options)[0]
+        fs = fsspec.core.url_to_fs(self.table, **fsspec_options(self.table, self.options))[0]
         whole = f"{directory.rstrip('/')}/{name}" if relative else name
         if relative and not isinstance(fs, LocalFileSystem):
             whole = str(fs.unstrip_protocol(whole))
@@ -71,7 +72,7 @@ class ImagePlaces:
         if _scheme(whole) in _PORTS:
             return fetch(whole, self.allows, self._loopback, MOST_BYTES)
         same = _scheme(whole) == _scheme(str(fs.unstrip_protocol("x")))
-        place, path = fsspec.core.url_to_fs(whole, **(self.options if same else {}))
+        place, path = fsspec.core.url_to_fs(whole, **(fsspec_options(whole, self.options) if same else {}))
         return _bounded(place, path)
 
     def allows(self, place: str) -> bool:

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from actors.errors import JobError, PromptmillError, UserError
 from pipeline.config import Prompts
 from pipeline.plain_parquet import PlainParquet, plain_schema
+from pipeline.server_side_encryption import fsspec_options, with_sse
 from pipeline.storage_errors import describe, is_transient, public_uri
 
 
@@ -103,7 +104,8 @@ def open_table(config: Prompts) -> PromptTable:
         UserError: no file, no Parquet, damaged file, differing schemas, an empty table, a missing or ill-typed column.
         JobError: the store does not answer.
     """
-    fs = open_fs(config.uri, config.options)
+    options = with_sse(config.options, config.sse)
+    fs = open_fs(config.uri, options)
     shown = public_uri(config.uri)
     try:
         paths = _expand(fs, config.uri)
@@ -123,7 +125,7 @@ def open_table(config: Prompts) -> PromptTable:
                 f"'{public_uri(opened[0][0].path)}' has {_columns(first)}; write them with one schema"
             )
     files = tuple(file for file, _ in opened)
-    table = PromptTable(config.uri, config.options, files, first, config.column, config.limit)
+    table = PromptTable(config.uri, options, files, first, config.column, config.limit)
     if table.rows == 0:
         raise UserError(f"prompt table '{shown}' has no rows; nothing to make")
     return table
@@ -162,9 +164,9 @@ def check_unchanged(fs: Any, file: TableFile) -> None:
 
 
 def open_fs(uri: str, options: dict[str, Any]) -> Any:
-    """The fsspec file system of a URI."""
+    """The fsspec file system of a URI; ``options`` may hold ``sse`` (see `pipeline.server_side_encryption`)."""
     try:
-        return fsspec.core.url_to_fs(uri, **options)[0]
+        return fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))[0]
     except (ValueError, ImportError) as error:
         raise UserError(f"'{public_uri(uri)}' is no place that fsspec can open: {describe(error)}") from error
 

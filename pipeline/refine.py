@@ -112,7 +112,8 @@ def _round_config(config: RefineConfig, number: int) -> SynthesizeConfig:
     told["output"]["uri"] = f"{base}/round-{number}"
     told["select"]["score"] = True
     if number:
-        table = {"uri": f"{base}/{_prompts(number)}", "limit": None, "options": told["storage"]["options"]}
+        own = told["storage"]
+        table = {"uri": f"{base}/{_prompts(number)}", "limit": None, "options": own["options"], "sse": own["sse"]}
         told["prompts"] = {**told["prompts"], **table}
         if told["expand"] is not None:
             told["expand"]["first_variant"] += number * told["expand"]["variants"]

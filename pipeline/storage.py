@@ -23,7 +23,8 @@ from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from actors.errors import JobError, UserError
-from pipeline.storage_errors import describe, is_taken, is_transient, public_uri
+from pipeline.server_side_encryption import advice, fsspec_options
+from pipeline.storage_errors import answered, describe, is_taken, is_transient, public_uri
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Store:
 
     Args:
         uri: a local path or any fsspec URI.
-        options: fsspec options of the file system.
+        options: fsspec options of the file system; ``sse`` among them as `pipeline.server_side_encryption` says.
         unconditional: the user promises a single writer, so a plain put stands in for a conditional one.
         attempts: tries of one request.
         max_backoff: seconds between two tries at most.
@@ -66,7 +67,8 @@ class Store:
 
     def _connect(self) -> None:
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(self.uri, **_own_retries(self.uri, self.options))
+            given = fsspec_options(self.uri, self.options)
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri, **_own_retries(self.uri, given))
         except (ValueError, ImportError) as error:
             raise UserError(f"'{public_uri(self.uri)}' is no place that fsspec can open: {describe(error)}") from error
         self.root = self.root.rstrip("/") or "/"
@@ -367,7 +369,8 @@ class Store:
                 raise JobError(
                     f"cannot {verb} '{where}': {describe(error)} after {self.attempts} tries; run again to resume"
                 ) from error
-            raise UserError(f"cannot {verb} '{where}': {describe(error)}") from error
+            why = describe(error) + advice(self.options, answered(error))
+            raise UserError(f"cannot {verb} '{where}': {why}") from error
 
 
 def _own_retries(uri: str, options: dict[str, Any]) -> dict[str, Any]:

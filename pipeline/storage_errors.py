@@ -107,6 +107,11 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+def answered(error: BaseException) -> int | None:
+    """The HTTP status that a store refused with; None where it did not get so far."""
+    return next((status for status, _ in map(_response, _chain(error)) if status is not None), None)
+
+
 def describe(error: BaseException) -> str:
     """What happened, for a person: no credentials, no request dump."""
     for link in _chain(error):
@@ -117,6 +122,9 @@ def describe(error: BaseException) -> str:
             return f"the credentials were refused ({code or status}); check AWS_ACCESS_KEY_ID and its secret"
         if code in {"AccessDenied", "Forbidden"} or status == 403:
             return "access denied (403); check the credentials and the bucket's policy"
+        if status == 400 and (code in {"400", "BadRequest"} or "Server Side Encryption" in str(link)):
+            # Also what S3 answers to whoever reads without the key: to a HEAD without any words.
+            return "the store answered 400; of objects under SSE-C it does so where their key is not given (sse)"
         if status is not None and status >= 400:
             return f"the store answered {status} {code or ''}".rstrip()
         if type(link).__name__ == "ParamValidationError":

@@ -28,6 +28,7 @@ from pipeline.graph import outcomes, recipe_texts, signer_settings
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
+from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
 from pipeline.timings import Rates, read_rates
@@ -58,7 +59,7 @@ class Summary:
 def open_store(config: SynthesizeConfig) -> Store:
     """The output's store with the config's options."""
     own = config.storage
-    return Store(config.output.uri, dict(own.options), own.unconditional, own.attempts, own.max_backoff)
+    return Store(config.output.uri, with_sse(own.options, own.sse), own.unconditional, own.attempts, own.max_backoff)
 
 
 def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]:

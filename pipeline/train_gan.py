@@ -18,6 +18,7 @@ from pipeline.cluster import connected
 from pipeline.export import write_model
 from pipeline.gan_config import TrainGanConfig
 from pipeline.gan_watch import GanWatch
+from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
 from pipeline.train_encoder import put_files
@@ -85,7 +86,11 @@ def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet
     shown = open_split(config, config.watch.split) if config.watch.split else None
     loaded = load_image_text(encoder.path)
     tokens = loaded.model.config.text_config.max_position_embeddings
-    start = find_start(config.start, encoder.sha256, config.output.options) if config.start else None
+    start = (
+        find_start(config.start, encoder.sha256, with_sse(config.output.options, config.output.sse))
+        if config.start
+        else None
+    )
     # Encoder and start are what they hold, wherever they lie.
     told = {key: value for key, value in config.identity().items() if key not in {"encoder", "start"}}
     identity: dict[str, Any] = {"config": told, "table": table.content, "encoder": encoder.sha256}

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import ray
 import ray.train
 import torch
@@ -34,10 +33,12 @@ from actors.seeds import derive_seed
 from actors.training_batch import TrainingBatch
 from actors.training_loop import Hooks, PhasePlan, Trainee, Values, train
 from actors.training_state import Position, read_position, write_state
+from pipeline.arrow_place import arrow_filesystem
 from pipeline.captioned import CaptionedTable, open_captioned
 from pipeline.checkpoint_store import CheckpointStore
 from pipeline.sample_order import SampleOrder
 from pipeline.sample_stream import SampleReader, stream
+from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
 from pipeline.train_log import TrainLog
@@ -91,15 +92,15 @@ class TrainingTask:
 def open_output(config: TrainingConfig) -> Store:
     """The place of a run."""
     output = config.output
-    return Store(output.uri, output.options, output.unconditional)
+    return Store(output.uri, with_sse(output.options, output.sse), output.unconditional)
 
 
 def open_split(config: TrainingConfig, split: str | None) -> CaptionedTable:
     """The rows of one split of a run's table; all of them for None."""
     data = config.data
     return open_captioned(
-        data.uri, captions=data.captions or None, image=data.image, split=split, options=data.options,
-        image_uris=data.image_uris, max_pixels=data.max_image_pixels,
+        data.uri, captions=data.captions or None, image=data.image, split=split,
+        options=with_sse(data.options, data.sse), image_uris=data.image_uris, max_pixels=data.max_image_pixels,
     )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def run_training(task: TrainingTask, *, quiet: bool) -> None:
         run_config=RunConfig(
             name=_EXPERIMENT,
             storage_path=str(Path(store.root).absolute()) if store.local else store.root,
-            storage_filesystem=None if store.local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs)),
+            storage_filesystem=None if store.local else arrow_filesystem(store),
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from actors.augment import Augmentation
-from pipeline.config import Cluster, Section, image_uris, max_image_pixels, option, place
+from pipeline.config import Cluster, Section, image_uris, max_image_pixels, option, place, server_side_encryption
+from pipeline.server_side_encryption import Sse
 
 
 class Data(Section):
@@ -24,6 +25,7 @@ class Data(Section):
     readers: int = place(1, "actors that read and decode for each worker", ge=1)
     window: int = option(1024, "samples of a lane that are shuffled together", ge=1)
     options: dict[str, Any] = place({}, "fsspec options of the table's place; credentials belong in the environment")
+    sse: Sse | None = server_side_encryption()
     image_uris: list[str] = image_uris()
     max_image_pixels: int = max_image_pixels()
 
@@ -59,6 +61,7 @@ class Output(Section):
 
     uri: str = place("out/training", "directory, local or any fsspec URI (s3://bucket/run)")
     options: dict[str, Any] = place({}, "fsspec options of that file system; credentials belong in the environment")
+    sse: Sse | None = server_side_encryption()
     unconditional: bool = place(False, "you promise a single writer, for a store without conditional puts")
     keep_last: int = place(2, "newest checkpoints kept; the best one is kept besides", ge=1)
 

@@ -31,6 +31,14 @@ _SHORTEST = 8
 """Characters of an environment variable's value from which on it is hidden: a shorter one is in any text by chance."""
 
 
+_HIDDEN_VARIABLES: set[str] = set()
+
+
+def hide_variable(name: str) -> None:
+    """Has the value of this environment variable hidden in this process, whatever the name sounds like."""
+    _HIDDEN_VARIABLES.add(name)
+
+
 def is_secret_name(name: str) -> bool:
     """Whether an option or variable of this name holds a credential: ``secret``, ``key``, ``sas_token``, ..."""
     return bool(_SECRET_NAME.search(name)) and not _NO_SECRET.search(name)
@@ -44,7 +52,8 @@ def holds_secret(uri: str) -> bool:
 def without_secrets(text: str) -> str:
     """The text with credentials replaced by ``***``."""
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and is_secret_name(name) and value in text:
+        secret = is_secret_name(name) or name in _HIDDEN_VARIABLES
+        if secret and len(value) >= _SHORTEST and value in text:
             text = text.replace(value, HIDDEN)
     text = _USER.sub("", text)
     text = _BARE_USER.sub(f"{HIDDEN}@", text)

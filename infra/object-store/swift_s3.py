@@ -10,7 +10,9 @@ SIGKILL. Not for data that matters: one copy, no replication, no repair.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -55,7 +57,7 @@ use = egg:swift#{server}
 """
 PROXY = """
 [pipeline:main]
-pipeline = catch_errors proxy-logging listing_formats s3api tempauth copy slo proxy-server
+pipeline = catch_errors proxy-logging listing_formats s3api tempauth copy slo {encryption}proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -76,6 +78,11 @@ user_{user} = {secret} .admin
 use = egg:swift#copy
 [filter:slo]
 use = egg:swift#slo
+[filter:keymaster]
+use = egg:swift#keymaster
+encryption_root_secret = {secret_root}
+[filter:encryption]
+use = egg:swift#encryption
 """
 
 
@@ -84,6 +91,7 @@ class SwiftS3:
 
     `directory` keeps the objects, the secret key and the log from one start to the next; without it they go with the
     server. `port` 0 takes a free one. The access key is `account:user`, as Swift's `tempauth` wants it, no underscores.
+    `encryption` has Swift encrypt what it stores; only then does it take SSE-S3.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class SwiftS3:
         port: int = 0,
         access_key: str = "promptmill:tester",
         secret_key: str | None = None,
+        encryption: bool = False,
     ) -> None:
         self.access_key = access_key
         self.directory = (directory or _scratch_directory()).resolve()
@@ -101,7 +110,7 @@ class SwiftS3:
         if not _keeps_xattrs(self.directory):
             raise RuntimeError(f"{self.directory}: no extended attributes here, where Swift keeps metadata")
         self.secret_key = secret_key or _kept_secret(self.directory)
-        self._port = port
+        self._port, self._encryption = port, encryption
         self._process: subprocess.Popen[str] | None = None
         self.endpoint = ""
 
@@ -118,6 +127,7 @@ class SwiftS3:
             "port": self._port,
             "access_key": self.access_key,
             "secret_key": self.secret_key,
+            "encryption": self._encryption,
         }
         with self.log.open("a") as log:
             self._process = process = subprocess.Popen(
@@ -258,7 +268,7 @@ def _kept_secret(directory: Path) -> str:
     return path.read_text()
 
 
-def _write_configuration(home: Path, ports: dict[str, int], access_key: str, secret_key: str) -> None:
+def _write_configuration(home: Path, ports: dict[str, int], access_key: str, secret_key: str, encryption: bool) -> None:
     from swift.common.ring import RingBuilder  # type: ignore[import-untyped]
 
     (home / "devices" / "d1").mkdir(parents=True, exist_ok=True)
@@ -276,6 +286,9 @@ def _write_configuration(home: Path, ports: dict[str, int], access_key: str, sec
                 region=REGION,
                 user=access_key.replace(":", "_"),
                 secret=secret_key,
+                encryption="keymaster encryption " if encryption else "",
+                # Kept objects must stay readable: the same root from one start to the next.
+                secret_root=base64.b64encode(hashlib.sha256(secret_key.encode()).digest()).decode(),
                 log_level="INFO" if is_proxy else "WARNING",
             )
         )
@@ -286,7 +299,7 @@ def _write_configuration(home: Path, ports: dict[str, int], access_key: str, sec
             ring.get_ring().save(str(home / f"{server}.ring.gz"))
 
 
-def serve(home: Path, port: int, access_key: str, secret_key: str) -> None:
+def serve(home: Path, port: int, access_key: str, secret_key: str, encryption: bool) -> None:
     """Run the four servers in this process until standard input closes."""
     from swift.common import http_protocol, storage_policy, utils, wsgi  # type: ignore[import-untyped]
 
@@ -306,7 +319,7 @@ def serve(home: Path, port: int, access_key: str, secret_key: str) -> None:
         for server in SERVERS
     }
     ports = {server: sock.getsockname()[1] for server, sock in sockets.items()}
-    _write_configuration(home, ports, access_key, secret_key)
+    _write_configuration(home, ports, access_key, secret_key, encryption)
     utils.set_swift_dir(str(home))  # instead of /etc/swift
     storage_policy.reload_storage_policies()
     for server, sock in sockets.items():

@@ -51,9 +51,9 @@ def fingerprint_of(output_format: str, shards: int) -> str:
     return hashlib.sha256(json.dumps(record["identity"], sort_keys=True).encode()).hexdigest()
 
 
-def make_sound_output(where: Path | str, output_format: str, shards: int = 4) -> tuple[Store, ShardCommitter]:
+def make_sound_output(where: Path | str | Store, output_format: str, shards: int = 4) -> tuple[Store, ShardCommitter]:
     """An output as an undisturbed run leaves it, and the committer that made it."""
-    store = Store(str(where))
+    store = where if isinstance(where, Store) else Store(str(where))
     record = put_run(store, output_format, shards * PER_SHARD, [], shards={"rows": PER_SHARD})
     record["fingerprint"] = fingerprint_of(output_format, shards)
     store.replace(RUN, encode_record(record))
