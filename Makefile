@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long check fix bench clean
+.PHONY: demo test test-long check fix bench sbom kuberay-nightly clean
 
 # The stamp is remade when what is installed changes; otherwise a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -37,6 +37,14 @@ fix: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks
+
+# What this environment is made of, as CycloneDX JSON. The tool has an environment of its own: it is no part of it.
+sbom: $(VENV)/.installed
+	infra/docker/sbom.sh $(BIN)/python out/sbom.cdx.json
+
+# The template of the nightly CronJob, made again after a change in infra/kuberay.
+kuberay-nightly: $(VENV)/.installed
+	$(BIN)/python infra/kuberay/freeze.py infra/kuberay/overlays/nightly/job infra/kuberay/overlays/nightly/rayjob.yaml
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

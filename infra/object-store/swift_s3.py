@@ -338,7 +338,7 @@ def serve(home: Path, port: int, access_key: str, secret_key: str, encryption: b
             url_length_limit=65536,
         )
     signal.alarm(0)
-    print(f"ready {ports['proxy']}", flush=True)  # noqa: T201
+    print(f"ready {ports['proxy']}", flush=True)
     while True:
         eventlet.hubs.trampoline(0, read=True)
         if not os.read(0, 4096):
@@ -373,7 +373,7 @@ def main() -> None:
     with SwiftS3(options.dir, port=options.port) as server:
         server.create_bucket(options.bucket)
         exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in server.environ().items())
-        print(  # noqa: T201
+        print(
             f"endpoint    {server.endpoint}",
             f"access key  {server.access_key}",
             f"secret key  {server.secret_key}",
