@@ -1,14 +1,10 @@
 """What an evaluation costs once its features are there: 100,000 rows of 512 numbers beside 20,000 of a reference.
 
-    python -m tests.benchmarks.evaluation
-
-Read the ratio: all metrics with their intervals, from Parquet to figures, to two bare float64 covariances of the same
-rows in memory, in one run.
+All metrics with their intervals, from Parquet to figures, beside two bare float64 covariances of the same rows.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,29 +16,38 @@ from pipeline.gather import gather
 from pipeline.judged import metric_line
 from pipeline.measure import measure
 from pipeline.storage import Store
+from tests.benchmarks.harness import Bench, Comparison, Contest
 
 ROWS, REFERENCE, WIDTH, PART, IMAGES = 100_000, 20_000, 512, 10_000, 4
 
 
-def main() -> None:
-    """Prints the ratio and both times."""
-    with tempfile.TemporaryDirectory() as scratch:
-        store = Store(scratch)
-        tables = {name: _table(store, name, rows) for name, rows in (("made", ROWS), ("real", REFERENCE))}
+def evaluation(bench: Bench) -> Contest:
+    """Seconds of both; no target: it tells how the cost of an evaluation changes from version to version."""
+    store = Store(str(bench.scratch))
+    tables = {name: _table(store, name, rows) for name, rows in (("made", ROWS), ("real", REFERENCE))}
+    settings = Measures()
+
+    def bare() -> dict[str, float]:
         rows = np.concatenate([_unit(part, PART) for part in range(ROWS // PART)])
         begun = time.perf_counter()
         np.cov(rows.astype(np.float64).T)
         np.cov(rows[:REFERENCE].astype(np.float64).T)
-        bare = time.perf_counter() - begun
-        del rows
+        return {"seconds": time.perf_counter() - begun}
+
+    def ours() -> dict[str, float]:
         begun = time.perf_counter()
-        settings = Measures()
         made, real = (gather(table, 0, settings.subset, name) for name, table in tables.items())
         metrics, _ = measure(made, real, "random", settings, 0)
-        lines = [metric_line(metric, 0) for metric in metrics]
-        whole = time.perf_counter() - begun
-    print(f"{len(lines)} metrics of {ROWS:,} rows: {whole / bare:.0f} times two bare covariances")
-    print(f"({whole:.0f} s and {bare:.1f} s on this machine)")
+        for metric in metrics:
+            metric_line(metric, 0)
+        return {"seconds": time.perf_counter() - begun}
+
+    return Contest(
+        {"all metrics": ours, "two covariances": bare},
+        [Comparison("all metrics", "two covariances", "seconds")],
+        turns=1,
+        warm=False,
+    )
 
 
 def _table(store: Store, name: str, rows: int) -> FeatureTable:
@@ -62,7 +67,3 @@ def _table(store: Store, name: str, rows: int) -> FeatureTable:
 def _unit(seed: int, rows: int) -> np.ndarray:
     values = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-if __name__ == "__main__":
-    main()

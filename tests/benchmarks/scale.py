@@ -1,10 +1,8 @@
 """Does a shard cost the same in a long run as in a short one? Time a shard and memory (driver, actor), by shards.
 
-    python -m tests.benchmarks.scale 10 100 1000
-
-A trivial generator: the real GAN classes with a few thousand weights, one row a shard, no LLM. Each size runs
-in a process of its own with a local Ray; the time a shard is taken between the first and the last commit record, so
-start-up is not in it. Absolute figures depend on the machine: read the ratios to the smallest size.
+A trivial generator: the real GAN classes with a few thousand weights, one row a shard, no LLM. Each run is a process of
+its own with a local Ray; the time a shard is taken between the first and the last commit record, so start-up is not in
+it. Planning and resuming are compared with the barest reading of what they rest on.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,33 +21,97 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PLAN_SHARDS = 10_000
+from tests.benchmarks.harness import Bench, Comparison, Contest
+
+_SMALL, _LARGE = 50, 1000
+_PLAN_ROWS = 1_000_000
+_MEASURES = {"seconds/shard": 1.1, "driver bytes": 1.1, "actor bytes": 1.1}
 
 
-def main(sizes: list[str]) -> None:
-    """Prints one line a size, and one for planning ten thousand shards."""
-    found = [_typical(int(size)) for size in sizes]
-    base = found[0]
-    print(f"{'shards':>8} {'time/shard':>11} {'end/start':>10} {'driver memory':>14} {'actor memory':>13}")
-    for one in found:
-        ratios = [one[name] / base[name] for name in ("seconds_a_shard", "driver_bytes", "actor_bytes")]
-        print(f"{one['shards']:>8} {ratios[0]:>11.2f} {one['slowdown']:>10.2f} {ratios[1]:>14.2f} {ratios[2]:>13.2f}")
-    print("(ratios to the first line; end/start: time a shard in a run's last half to that in its first half)")
-    print(f"plan of {PLAN_SHARDS} shards: {_plan_seconds():.1f} s on this machine")
+def scale(bench: Bench) -> Contest:
+    """A run of 1,000 shards beside one of 50."""
+    return _scale(_LARGE, _SMALL, turns=3)
 
 
-def _typical(shards: int) -> dict[str, float]:
-    """The median of several runs where one lasts a second or less, and noise would drown it."""
-    runs = [_in_a_process(shards) for _ in range(5 if shards < 100 else 3 if shards < 500 else 1)]
-    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+def scale_10000(bench: Bench) -> Contest:
+    """A run of 10,000 shards beside one of 50; once, for it takes a while."""
+    return _scale(10_000, _SMALL, turns=1)
+
+
+def _scale(large: int, small: int, turns: int) -> Contest:
+    sides = {f"{count:,} shards": (lambda count=count: _in_a_process(count)) for count in (large, small)}
+    first, second = sides
+    return Contest(
+        sides,
+        [Comparison(first, second, measure, at_most=most) for measure, most in _MEASURES.items()],
+        turns,
+        warm=False,
+    )
+
+
+def plan(bench: Bench) -> Contest:
+    """Seconds to settle a run over a million rows (columns, plan, fingerprint), beside one bare reading of it."""
+    from pipeline.config import SynthesizeConfig
+    from pipeline.config_file import load_config
+    from pipeline.synthesize import open_store, settle
+
+    rows = 1000 if bench.quick else _PLAN_ROWS
+    config = load_config(SynthesizeConfig, None, [*_overrides(bench.scratch, rows), "shards.rows=64"])
+
+    def ours() -> dict[str, float]:
+        begun = time.perf_counter()
+        run, _ = settle(config, open_store(config))
+        shards = [run.plan.shard(index) for index in range(run.plan.shards)]
+        seconds = time.perf_counter() - begun
+        assert sum(shard.rows for shard in shards) == rows
+        return {"seconds": seconds}
+
+    def bare() -> dict[str, float]:
+        begun = time.perf_counter()
+        pq.read_table(bench.scratch / "p.parquet")
+        return {"seconds": time.perf_counter() - begun}
+
+    return Contest(
+        {"plan": ours, "read_table": bare, "ten seconds": lambda: {"seconds": 10.0}},
+        [Comparison("plan", "ten seconds", "seconds", at_most=1), Comparison("plan", "read_table", "seconds")],
+    )
+
+
+def resume(bench: Bench) -> Contest:
+    """Seconds that a second start of a finished run takes: nothing is made, all records are read."""
+    from pipeline.config import SynthesizeConfig
+    from pipeline.config_file import load_config
+    from pipeline.synthesize import synthesize
+
+    shards = 3 if bench.quick else 300
+    config = load_config(SynthesizeConfig, None, _overrides(bench.scratch, shards))
+    synthesize(config, quiet=True)
+
+    def ours() -> dict[str, float]:
+        begun = time.perf_counter()
+        summary = synthesize(config, quiet=True)
+        assert summary.made_shards == 0
+        return {"seconds": time.perf_counter() - begun}
+
+    def bare() -> dict[str, float]:
+        begun = time.perf_counter()
+        for path in sorted((bench.scratch / "out/_run/shards").iterdir()):
+            json.loads(path.read_bytes())
+        return {"seconds": time.perf_counter() - begun}
+
+    return Contest(
+        {"second start": ours, "records read bare": bare, "five seconds": lambda: {"seconds": 5.0}},
+        [
+            Comparison("second start", "five seconds", "seconds", at_most=1),
+            Comparison("second start", "records read bare", "seconds"),
+        ],
+        turns=7,
+    )
 
 
 def _in_a_process(shards: int) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.scale", "--one", str(shards)],
-        check=True,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", "tests.benchmarks.scale", str(shards)], check=True, capture_output=True, text=True
     )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -89,28 +150,11 @@ def _one(shards: int) -> None:
         synthesize(load_config(SynthesizeConfig, None, overrides), quiet=True)
         times = sorted(p.stat().st_mtime for p in Path(directory).glob("out/_run/shards/*.json"))
     result = {
-        "shards": shards,
-        "slowdown": (times[-1] - times[shards // 2]) / (times[(shards - 1) // 2] - times[0]),
-        "seconds_a_shard": (times[-1] - times[0]) / (shards - 1),
-        "actor_bytes": actor.last,
-        "driver_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "seconds/shard": (times[-1] - times[0]) / (shards - 1),
+        "actor bytes": actor.last,
+        "driver bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     print(json.dumps(result))
-
-
-def _plan_seconds() -> float:
-    from pipeline.config import SynthesizeConfig
-    from pipeline.config_file import load_config
-    from pipeline.synthesize import open_store, settle
-
-    with tempfile.TemporaryDirectory() as directory:
-        config = load_config(SynthesizeConfig, None, _overrides(Path(directory), PLAN_SHARDS))
-        begun = time.perf_counter()
-        run, _ = settle(config, open_store(config))
-        tasks = [run.plan.shard(index) for index in range(run.plan.shards)]
-        seconds = time.perf_counter() - begun
-    assert len(tasks) == PLAN_SHARDS
-    return seconds
 
 
 def _overrides(directory: Path, shards: int) -> list[str]:
@@ -125,7 +169,4 @@ def _overrides(directory: Path, shards: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        _one(int(sys.argv[2]))
-    else:
-        main(sys.argv[1:] or ["10", "100", "1000"])
+    _one(int(sys.argv[1]))

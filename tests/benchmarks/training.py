@@ -1,19 +1,14 @@
 """What Ray Train and DDP cost: samples/s of train-gan beside the same steps in a bare loop, and 2 workers beside 1.
 
-    python -m tests.benchmarks.training
-
 The adversarial phase at 64x64 with the default networks on random pictures. Bare loop, one worker with two threads and
-two workers with one thread each take turns; the first steps of each are left out. Read the ratios: absolute figures
-depend on the machine.
+two workers with one thread each take turns; the first steps of each are left out.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
-import statistics
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,28 +25,36 @@ from pipeline.captioned import open_captioned
 from pipeline.config_file import load_config
 from pipeline.gan_config import TrainGanConfig
 from pipeline.train_gan import GanTask, train_gan
+from tests.benchmarks.harness import Bench, Comparison, Contest
 from tests.shapes import save_encoder
 
-STEPS, LEFT_OUT, TURNS = 48, 16, 3
+STEPS, LEFT_OUT = 48, 16
 
 
-def main() -> None:
-    """Prints the two ratios with their spread."""
-    with tempfile.TemporaryDirectory() as scratch:
-        table = _table(Path(scratch) / "noise.parquet")
-        encoder = save_encoder(Path(scratch) / "encoder")
-        kinds = {"bare": (0, 2), "one": (1, 2), "two": (2, 1)}
-        found: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for turn in range(TURNS):
-            for kind, (workers, cpus) in kinds.items():
-                output = Path(scratch) / f"{kind}-{turn}"
-                config = _config(table, encoder, output, max(1, workers), cpus)
-                found[kind].append(_bare(config) if workers == 0 else _with_ray(config, output))
-                print(f"{kind}: {found[kind][-1]:.1f} samples/s", file=sys.stderr, flush=True)
-    for name, first, second in (("Ray Train, 1 worker, to the bare loop", "one", "bare"),
-                                ("2 workers of 1 thread to 1 worker of 2", "two", "one")):  # fmt: skip
-        ratios = [one / other for one, other in zip(found[first], found[second], strict=True)]
-        print(f"{name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {TURNS} turns)")
+def training(bench: Bench) -> Contest:
+    """Samples/s of the adversarial phase."""
+    table = _table(bench.scratch / "noise.parquet")
+    encoder = save_encoder(bench.scratch / "encoder")
+    outputs = (bench.scratch / f"run-{number}" for number in itertools.count())
+
+    def side(workers: int, cpus: int) -> dict[str, float]:
+        output = next(outputs)
+        config = _config(table, encoder, output, max(1, workers), cpus)
+        return {"samples/s": _bare(config) if workers == 0 else _with_ray(config, output)}
+
+    return Contest(
+        {
+            "1 worker": lambda: side(1, 2),
+            "bare loop": lambda: side(0, 2),
+            "2 workers of 1 thread": lambda: side(2, 1),
+        },
+        [
+            Comparison("1 worker", "bare loop", "samples/s", at_least=0.95),
+            Comparison("2 workers of 1 thread", "1 worker", "samples/s", at_least=0.85),
+        ],
+        turns=3,
+        warm=False,
+    )
 
 
 def _table(path: Path) -> Path:
@@ -101,7 +104,3 @@ def _bare(config: TrainGanConfig) -> float:
         arrays = BlockAccessor.for_block(block).to_numpy()
         trainer.step("adversarial", step, TrainingBatch(**{name: torch.as_tensor(v) for name, v in arrays.items()}))
     return (STEPS - LEFT_OUT) * config.adversarial.batch / (time.monotonic() - begun)
-
-
-if __name__ == "__main__":
-    main()
