@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import fsspec
@@ -22,6 +23,7 @@ from actors.errors import UserError
 from pipeline.captioned_files import find_files, parts_of, read_part
 from pipeline.image_uris import ImagePlaces
 from pipeline.prompts import open_fs
+from pipeline.retry import RetryPolicy
 from pipeline.storage_errors import describe, public_uri
 from pipeline.web_picture import RefusedError
 
@@ -178,12 +180,13 @@ def open_captioned(
     fs = open_fs(uri, dict(options or {}))
     digest, fragments, columns = hashlib.sha256(), [], None
     for file in find_files(fs, uri):
+        size = RetryPolicy().run(partial(fs.size, file))
         for part, (rows, names) in enumerate(parts_of(fs, file)):
             if columns is None:
                 image = "file_name" if image == "image" and image not in names and "file_name" in names else image
                 columns = _columns(names, captions, image, split, file)
             fragment = _fragment(fs, file, part, rows, names, split)
-            digest.update(f"{file.rpartition('/')[2]} {part} {fs.size(file)} {fragment}".encode())
+            digest.update(f"{file.rpartition('/')[2]} {part} {size} {fragment}".encode())
             if fragment.rows:
                 fragments.append(fragment)
     if not fragments or columns is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import fsspec
@@ -19,7 +19,9 @@ import pyarrow.json
 
 from actors.errors import UserError
 from pipeline.nesting import check_lines
+from pipeline.patient_file import open_patiently
 from pipeline.plain_parquet import PlainParquet
+from pipeline.retry import RetryPolicy
 from pipeline.storage_errors import describe, public_uri
 
 _LINES_A_PART = 4096
@@ -45,18 +47,8 @@ def find_files(fs: fsspec.AbstractFileSystem, uri: str) -> list[str]:
     Raises:
         UserError: nothing there.
     """
-    path = fs._strip_protocol(uri)
     try:
-        if any(mark in path for mark in "*?["):
-            found = fs.glob(path)
-        elif fs.isdir(f"{path}/_run/shards"):
-            found = list(_committed(fs, path))
-        elif fs.isdir(path):
-            found = next(
-                filter(None, (_under(fs, path, names) for names in (_METADATA, ("*.parquet",), ("*.tar",)))), []
-            )
-        else:
-            found = [path] if fs.exists(path) else []
+        found = RetryPolicy().run(lambda: _found(fs, fs._strip_protocol(uri)))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"'{public_uri(uri)}' cannot be looked up: {describe(error)}") from error
     if not found:
@@ -78,7 +70,7 @@ def parts_of(fs: fsspec.AbstractFileSystem, file: str) -> list[tuple[int, list[s
             table = _lines(fs, file)
             starts = range(0, table.num_rows, _LINES_A_PART)
             return [(min(_LINES_A_PART, table.num_rows - start), table.column_names) for start in starts]
-        with fs.open(file, "rb") as stream:
+        with open_patiently(fs, file) as stream:
             parquet = PlainParquet(stream, file)
             return [(rows, parquet.stored.names) for rows in parquet.row_groups]
 
@@ -95,7 +87,7 @@ def read_part(fs: fsspec.AbstractFileSystem, file: str, part: int, columns: Sequ
             return pa.table({name: [row.get(name) for row in rows] for name in columns})
         if file.endswith((".jsonl", ".csv")):
             return _lines(fs, file).slice(part * _LINES_A_PART, _LINES_A_PART).select(list(columns))
-        with fs.open(file, "rb") as stream:
+        with open_patiently(fs, file) as stream:
             return PlainParquet(stream, file).read(part, columns)
 
 
@@ -115,10 +107,21 @@ class _reading:  # noqa: N801 (used as a function)
             ) from error
 
 
+def _found(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    if any(mark in path for mark in "*?["):
+        return list(fs.glob(path))
+    if fs.isdir(f"{path}/_run/shards"):
+        return list(_committed(fs, path))
+    if fs.isdir(path):
+        kinds = (_METADATA, ("*.parquet",), ("*.tar",))
+        return next(filter(None, (_under(fs, path, names) for names in kinds)), [])
+    return [path] if fs.exists(path) else []
+
+
 def _committed(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
     """The data objects of an output's commit records: what has no record does not exist."""
     for record in sorted(fs.glob(f"{path}/_run/shards/*.json")):
-        told = json.loads(fs.cat_file(record))
+        told = json.loads(RetryPolicy().run(partial(fs.cat_file, record)))
         if told["images"]:
             name = str(told["data"]["name"])
             if ".." in name.split("/"):
@@ -131,14 +134,14 @@ def _under(fs: fsspec.AbstractFileSystem, path: str, names: Sequence[str]) -> li
 
 
 def _lines(fs: fsspec.AbstractFileSystem, file: str) -> pa.Table:
-    info = fs.info(file)
+    info = RetryPolicy().run(lambda: fs.info(file))
     return _parsed(fs, file, info["size"], str(info.get("mtime") or info.get("ETag") or info.get("etag")))
 
 
 @lru_cache(maxsize=4)
 def _parsed(fs: fsspec.AbstractFileSystem, file: str, size: int, token: str) -> pa.Table:
     """The whole of a metadata file; kept, for its parts are read one by one."""
-    with fs.open(file, "rb") as stream:
+    with open_patiently(fs, file) as stream:
         if file.endswith(".csv"):
             return pyarrow.csv.read_csv(stream)
         data = stream.read()
@@ -148,7 +151,7 @@ def _parsed(fs: fsspec.AbstractFileSystem, file: str, size: int, token: str) -> 
 
 def _walk(fs: fsspec.AbstractFileSystem, file: str, *, pictures: bool) -> Iterator[tuple[set[str], dict[str, Any]]]:
     """For each key of a tar the names of its columns and its values; without ``pictures`` theirs are not read."""
-    with fs.open(file, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+    with open_patiently(fs, file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         key, row = None, dict[str, Any]()
         for member in tar:
             base, dot, kind = member.name.rpartition("/")[2].partition(".")

@@ -20,7 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from actors.errors import JobError, PromptmillError, UserError
 from pipeline.config import Prompts
+from pipeline.patient_file import open_patiently
 from pipeline.plain_parquet import PlainParquet, plain_schema
+from pipeline.retry import RetryPolicy
 from pipeline.server_side_encryption import fsspec_options, with_sse
 from pipeline.storage_errors import describe, is_transient, public_uri
 
@@ -73,7 +75,7 @@ class PromptTable:
         fs = open_fs(self.uri, self.options)
         digest = hashlib.sha256()
         for file in self.files:
-            with _reading(file.path), fs.open(file.path, "rb") as stream:
+            with _reading(file.path), open_patiently(fs, file.path) as stream:
                 digest.update(file.size.to_bytes(8, "big"))
                 while chunk := stream.read(1 << 22):
                     digest.update(chunk)
@@ -89,7 +91,7 @@ class PromptTable:
         for file in self.files:
             if left <= 0:
                 return
-            with _reading(file.path), fs.open(file.path, "rb") as stream:
+            with _reading(file.path), open_patiently(fs, file.path) as stream:
                 for batch in PlainParquet(stream, file.path).batches(columns, rows=rows):
                     table = batch.slice(0, left)
                     left -= table.num_rows
@@ -108,7 +110,7 @@ def open_table(config: Prompts) -> PromptTable:
     fs = open_fs(config.uri, options)
     shown = public_uri(config.uri)
     try:
-        paths = _expand(fs, config.uri)
+        paths = RetryPolicy().run(lambda: _expand(fs, config.uri))
     except PromptmillError:
         raise
     except Exception as error:
@@ -152,15 +154,21 @@ def read_rows(fs: Any, file: TableFile, start: int, stop: int, columns: list[str
 
 def check_unchanged(fs: Any, file: TableFile) -> None:
     """Raises `UserError` where the file's size or change token is not the planned one."""
-    try:
-        fs.invalidate_cache(file.path.rpartition("/")[0])
-        info = fs.info(file.path)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"prompt file '{public_uri(file.path)}' is gone since the plan was made; put it back"
-        ) from error
+    with _reading(file.path):
+        try:
+            info = RetryPolicy().run(lambda: _fresh_info(fs, file.path))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"prompt file '{public_uri(file.path)}' is gone since the plan was made; put it back"
+            ) from error
     if (int(info["size"]), _token(info)) != (file.size, file.token):
         raise UserError(_changed(file.path))
+
+
+def _fresh_info(fs: Any, path: str) -> dict[str, Any]:
+    fs.invalidate_cache(path.rpartition("/")[0])
+    found: dict[str, Any] = fs.info(path)
+    return found
 
 
 def open_fs(uri: str, options: dict[str, Any]) -> Any:
@@ -187,7 +195,7 @@ class _Cached:
 # Neighbouring shards share row groups: without this a group of a million rows would be decoded once a shard.
 @functools.lru_cache(maxsize=2)
 def _row_group(fs: _Cached, file: TableFile, number: int, columns: tuple[str, ...]) -> pa.Table:
-    with _reading(file.path), fs.fs.open(file.path, "rb") as stream:
+    with _reading(file.path), open_patiently(fs.fs, file.path) as stream:
         return PlainParquet(stream, file.path).read(number, columns)
 
 
@@ -216,10 +224,10 @@ class _reading:  # noqa: N801 - reads as a statement
 
 def _open_file(fs: Any, path: str) -> tuple[TableFile, pa.Schema]:
     with _reading(path):
-        info = fs.info(path)
+        info = RetryPolicy().run(lambda: _fresh_info(fs, path))
         if int(info["size"]) == 0:
             raise UserError(f"prompt file '{public_uri(path)}' is empty (0 bytes)")
-        with fs.open(path, "rb") as stream:
+        with open_patiently(fs, path) as stream:
             parquet = PlainParquet(stream, path)
             groups, schema = parquet.row_groups, plain_schema(parquet.stored)
     return TableFile(path, int(info["size"]), _token(info), groups), schema
@@ -237,12 +245,12 @@ def _expand(fs: Any, uri: str) -> list[str]:
     shown = public_uri(uri)
     root = fsspec.core.url_to_fs(uri)[1] if isinstance(fs, LocalFileSystem) else fs._strip_protocol(uri)
     if any(sign in root for sign in "*?["):
-        paths = [p for p in fs.glob(root) if fs.isfile(p)]
+        paths = [p for p in fs.glob(root) if _kind(fs, p) == "file"]
         if not paths:
             raise UserError(f"no file matches prompts.uri='{shown}'")
-    elif fs.isfile(root):
+    elif (kind := _kind(fs, root)) == "file":
         paths = [root]
-    elif fs.isdir(root):
+    elif kind == "directory":
         found: Iterable[str] = fs.find(root)
         paths = [p for p in found if p.endswith((".parquet", ".pq")) and not _hidden(p[len(root) :])]
         if not paths:
@@ -250,6 +258,14 @@ def _expand(fs: Any, uri: str) -> list[str]:
     else:
         raise UserError(f"no prompt table at '{shown}'; mend prompts.uri")
     return sorted(paths)
+
+
+def _kind(fs: Any, path: str) -> str | None:
+    # Not isfile and isdir: they answer False to an error that passes.
+    try:
+        return str(fs.info(path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 def _hidden(relative: str) -> bool:

@@ -182,7 +182,10 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _opened(store: Store, record: dict[str, Any]) -> Iterator[BinaryIO]:
     name = record["data"]["name"]
     try:
-        with store.fs.open(store.path(name), "rb", block_size=1 << 20) as stream:
+        opened = store.open(name)
+        if opened is None:
+            raise JobError(f"'{store.public(name)}' is gone; the record of shard {record['shard']} names it")
+        with opened as stream:
             yield stream
     except (OSError, pa.ArrowInvalid, tarfile.TarError, KeyError, ValueError) as error:
         raise JobError(

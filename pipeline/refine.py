@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.checks import missing_words
-from actors.errors import UserError
+from actors.errors import JobError, UserError
 from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
 from pipeline.page import render_page
@@ -199,7 +199,10 @@ def _write_best(store: Store, config: RefineConfig, best: dict[str, Best], round
 
 def _shards(store: Store, columns: tuple[str, ...] | None = None) -> Iterator[pa.Table]:
     for record in read_records(store, sorted(committed_shards(store))):
-        with store.fs.open(store.path(record["data"]["name"]), "rb") as stream:
+        opened = store.open(record["data"]["name"])
+        if opened is None:
+            raise JobError(f"'{store.public(record['data']['name'])}' is gone, and the record of its shard names it")
+        with opened as stream:
             table = pq.read_table(stream, columns=None if columns is None else list(columns))
         for field in table.schema:
             refuse_objects(field, store.public(record["data"]["name"]))

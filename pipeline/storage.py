@@ -20,9 +20,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from actors.errors import JobError, UserError
+from pipeline.patient_file import BLOCK, open_uncached, patient
+from pipeline.retry import RetryPolicy
 from pipeline.server_side_encryption import advice, fsspec_options
 from pipeline.storage_errors import answered, describe, is_taken, is_transient, public_uri
 
@@ -68,7 +69,7 @@ class Store:
     def _connect(self) -> None:
         try:
             given = fsspec_options(self.uri, self.options)
-            self.fs, self.root = fsspec.core.url_to_fs(self.uri, **_own_retries(self.uri, given))
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri, **_own_options(self.uri, given))
         except (ValueError, ImportError) as error:
             raise UserError(f"'{public_uri(self.uri)}' is no place that fsspec can open: {describe(error)}") from error
         self.root = self.root.rstrip("/") or "/"
@@ -92,9 +93,10 @@ class Store:
         return f"{base}/{name}" if name else base
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of an object, or None where there is none."""
+        """The bytes of an object, or None where there is none; never answered from a cache."""
 
         def attempt() -> bytes | None:
+            self._forget(name)
             try:
                 data: bytes = self.fs.cat_file(self.path(name))
             except FileNotFoundError:
@@ -253,6 +255,29 @@ class Store:
             raise found
         return found
 
+    def open(self, name: str, block: int = BLOCK) -> BinaryIO | None:
+        """An object as a seekable file that is fetched piece by piece; None where there is none.
+
+        Each piece is tried again like any other request; see `request` for what its reads raise.
+
+        Args:
+            name: the object.
+            block: bytes that are fetched at least.
+        """
+
+        def ask(attempt: Callable[[], T], /) -> T:
+            return self.request(attempt, name, "read")
+
+        def attempt() -> BinaryIO | None:
+            self._forget(name)
+            try:
+                return open_uncached(self.fs, self.path(name), block)
+            except FileNotFoundError:
+                return None
+
+        stream = ask(attempt)
+        return None if stream is None else patient(stream, ask, block)
+
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A directory for building one object's file; on local disk it is on the output's own volume."""
@@ -352,15 +377,8 @@ class Store:
             UserError: an error that stays.
             JobError: the tries are used up.
         """
-        retrying = Retrying(
-            sleep=self.sleep,
-            retry=retry_if_exception(is_transient),
-            stop=stop_after_attempt(self.attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=self.max_backoff),
-            reraise=True,
-        )
         try:
-            return retrying(attempt)
+            return RetryPolicy(self.attempts, self.max_backoff, self.sleep).run(attempt)
         except (UserError, JobError):
             raise
         except Exception as error:
@@ -373,9 +391,13 @@ class Store:
             raise UserError(f"cannot {verb} '{where}': {why}") from error
 
 
-def _own_retries(uri: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with botocore's own retries off: they multiply with ours, and a 503 would be asked 25 times a try."""
-    if not uri.startswith(("s3://", "s3a://")):
-        return options
-    given = options.get("config_kwargs", {})
-    return {**options, "config_kwargs": {"retries": {"max_attempts": 0}, **given}}
+def _own_options(uri: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options without what would answer from the past or multiply requests.
+
+    A kept listing: s3fs looks into it before it reads, and so misses what another process has put since, or takes the
+    old size for the new object's. botocore's own retries: they multiply with ours, a 503 would be asked 25 times a try.
+    """
+    own: dict[str, Any] = {**options, "use_listings_cache": False}
+    if uri.startswith(("s3://", "s3a://")):
+        own["config_kwargs"] = {"retries": {"max_attempts": 0}, **options.get("config_kwargs", {})}
+    return own

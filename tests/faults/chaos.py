@@ -4,7 +4,9 @@
 
 One seed is one schedule: what is killed, and at which commit record, not at which second. A run that ended is started
 again with the same command, as a nightly job would, until it ends with status 0; a head that is dead is started again.
-Prints one line a scenario and the table at the end, and ends with status 1 where a promise was broken.
+Then all of the end state is compared: records, rows lost, rows doubled, bytes, what `verify` finds, and that
+each start which was not killed itself said why it ended. Prints one line a scenario and the table at the end, and ends
+with status 1 where a promise was broken or a fault met nobody.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.storage import Store
+from pipeline.verify import verify
 from tests import models
 from tests.faults.datasets import count_losses, digests, records
 from tests.faults.raylets import Raylets, kill, pick
@@ -36,6 +40,7 @@ STALL = 150
 _STARTS = 8
 _PATIENCE = 420.0
 _POLL = 0.003
+_AFTER = 10.0
 # An error of the product; not a line of progress ("promptmill: 18/60 shards, ..."), after which a run died in silence.
 _SENTENCE = re.compile(r"promptmill: (?!\d+/\d+ shards)")
 
@@ -57,6 +62,7 @@ class Story:
 
     seed: int
     injected: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     starts: int = 0
     ends: list[str] = field(default_factory=list)
     lost: int = 0
@@ -69,12 +75,13 @@ class Story:
     @property
     def good(self) -> bool:
         """Whether every promise held."""
-        return self.same and not self.lost and not self.doubled and not self.complaints
+        return self.same and not self.lost and not self.doubled and not self.complaints and not self.missed
 
     def line(self) -> str:
         """For a person."""
         told = "same bytes" if self.same else "OTHER BYTES"
         more = "".join(f"\n    broken: {complaint}" for complaint in self.complaints)
+        more += "".join(f"\n    met nobody: {fault}" for fault in self.missed)
         more += "".join(f"\n    it said: {sentence}" for sentence in self.sentences)
         return (
             f"seed {self.seed}: {', '.join(self.injected) or 'no fault'}; {self.starts} starts "
@@ -139,11 +146,23 @@ class Scenario:
                 break
         else:
             story.complaints.append(f"{_STARTS} starts were not enough")
+        self._judge()
+        story.seconds = time.monotonic() - begun
+        return story
+
+    def _judge(self) -> None:
+        """Compares the end state, by the files themselves and by the product's own verification."""
+        story = self._story
         losses = count_losses(self._output, self._table.prompts)
         story.lost, story.doubled = losses.lost, losses.doubled
         story.same = digests(self._output) == self._table.undisturbed()
-        story.seconds = time.monotonic() - begun
-        return story
+        story.missed += [f"{fault.kind} at {fault.at}" for fault in self._faults]
+        if records(self._output) != SHARDS:
+            story.complaints.append(f"{records(self._output)} records of {SHARDS} shards")
+        report = verify(Store(str(self._output)), deep=True, quiet=True)
+        if report.planned != report.committed + report.rejected:
+            story.complaints.append(f"{report.planned} planned, {report.committed} and {report.rejected} accounted for")
+        story.complaints += [f"verify finds {finding.kind} in {finding.name}" for finding in report.findings]
 
     def _start(self) -> int:
         self._story.starts += 1
@@ -190,8 +209,7 @@ class Scenario:
                 "gcs": cluster.gcs,
                 "driver": lambda: [driver.pid],
             }[fault.kind]())  # fmt: skip
-        if hit:
-            self._story.injected.append(f"{fault.kind} at {fault.at}")
+        (self._story.injected if hit else self._story.missed).append(f"{fault.kind} at {fault.at}")
         return fault.kind == "driver"
 
     def _outlive(self, driver: subprocess.Popen[str]) -> None:
@@ -228,8 +246,15 @@ class _Reading(subprocess.Popen):  # type: ignore[type-arg]
 
     def communicate(self, input=None, timeout=None):
         self.wait(timeout)
-        self._errors.seek(0)
-        return "", self._errors.read()
+        # What a process could not say itself another one says after its end (`pipeline.last_words`).
+        deadline = time.monotonic() + _AFTER
+        while True:
+            self._errors.seek(0)
+            told = self._errors.read()
+            last = (told.strip().splitlines() or [""])[-1]
+            if not self.returncode or _SENTENCE.match(last) or time.monotonic() > deadline:
+                return "", told
+            time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
         if self.poll() is None:

@@ -13,4 +13,5 @@ def test_each_kind_of_fault_at_each_request_of_a_run_changes_no_byte(s3_server, 
         for first, kind in enumerate(FAULTS):
             walk.repeat(Storm(first, burst=3), f"a storm that begins with {kind}")
     assert set(walk.injected) == set(FAULTS)
-    assert walk.injected.total() >= len(FAULTS) * len(walk.requests)
+    # A request that is made twice may find its second time let through.
+    assert walk.injected.total() >= len(FAULTS) * len(set(walk.requests))

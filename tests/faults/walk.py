@@ -3,8 +3,8 @@
     python -m tests.faults.walk --stall 5
 
 The run is what a driver and its actors do to the store, in one process: probe, adopt a shard that a killed predecessor
-left without its record, commit another one with rejects, list, and read all records back. After each repetition the
-objects must be those of an undisturbed run, byte for byte.
+left without its record, commit another one with rejects, list, and read all records and rows back, as the report and an
+evaluation do. After each repetition the objects must be those of an undisturbed run, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from s3fs import S3FileSystem
 
+from pipeline.captioned import open_captioned
 from pipeline.commit import ShardCommitter, committed_shards, read_records, record_name
+from pipeline.read_output import find_row, sample_rows
 from pipeline.storage import Store
 from tests.faults.datasets import contents
 from tests.faults.proxy import FAULTS, FaultProxy, Plan, Request
@@ -40,8 +43,19 @@ def small_run(uri: str, proxy: FaultProxy, direct: str, plan: Plan) -> None:
     assert committer.adopt(1) is None
     commit_shard(store, "parquet", 1, output_table(1, 3), ["empty_prompt", "bad_seed"])
     assert committed_shards(store) == {0, 1}
-    totals = [(one["rows"], one["committed"], one["rejected"]) for one in read_records(store, [0, 1])]
+    records = read_records(store, [0, 1])
+    totals = [(one["rows"], one["committed"], one["rejected"]) for one in records]
     assert totals == [(3, 2, 1), (5, 3, 2)], totals
+    read_back(store, records)
+
+
+def read_back(store: Store, records: list[dict[str, Any]]) -> None:
+    """Every row of the run, by the ways that the product reads an output: a sample, an id, a table of images."""
+    wanted = [f"p{shard}-{row}-v0-0" for shard, rows in ((0, 2), (1, 3)) for row in range(rows)]
+    assert [row.values["id"] for row in sample_rows(store, "parquet", records, 5)] == wanted
+    assert find_row(store, "parquet", records, "p1-2-v0-0") is not None
+    table = open_captioned(store.uri, captions=["prompt"], options=store.options)
+    assert sum(len(table.read(fragment)) for fragment in table.fragments) == len(wanted)
 
 
 def at(number: int, fault: str) -> Plan:
