@@ -273,6 +273,61 @@ def evaluate(
 
 
 @app.command()
+def submit(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="the cluster's dashboard, http://host:8265; else RAY_API_SERVER_ADDRESS")
+    ] = None,
+    job: Annotated[
+        str, typer.Option(help="synthesize, refine, evaluate, train-encoder or train-gan; CONFIG.yaml is its")
+    ] = "synthesize",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="show the log to its end and exit with the job's status; Ctrl-C detaches")
+    ] = False,
+    attach: Annotated[
+        str | None, typer.Option(metavar="ID", help="follow a job that was submitted before; no config then")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="file that holds the cluster's token; else RAY_AUTH_TOKEN, or ~/.ray/auth_token")
+    ] = None,
+    working_dir: Annotated[Path, typer.Option(help="directory that goes along, 100 MiB zipped at most")] = Path(),
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="what stays behind, as .gitignore has it; repeatable")
+    ] = None,
+    runtime_env: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Ray's runtime environment of the job: pip, image_uri, ...")
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="name of the job; else one is made")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="kept in Ray's job table; repeatable")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs reserved for the job's own process")] = 0.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs reserved for the job's own process")] = 0.0,
+    memory: Annotated[int, typer.Option(min=0, help="bytes of memory reserved for the job's own process")] = 0,
+    resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="custom resource of that process; repeatable")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="label of the node it runs on; repeatable")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="seconds to wait for a cluster that has just started")] = 60.0,
+    debug: Debug = False,
+) -> int:
+    """Run a job on a Ray cluster: checks the config here, sends the working directory, starts the job over HTTP."""
+    from jobs import submit as job_submit
+
+    if attach is not None:
+        return job_submit.attach(attach, address=address, token=token_file)
+    asked = job_submit.Asked(
+        job=job, working_dir=working_dir, excludes=exclude or (), runtime_env=runtime_env, id=id,
+        metadata=metadata or (), cpus=cpus, gpus=gpus, memory=memory, resources=resource or (), labels=label or (),
+        wait=wait, follow=follow,
+    )  # fmt: skip
+    return job_submit.run(*split(config, overrides), asked, address=address, token=token_file)
+
+
+@app.command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="a run's OUTPUT, or OUTPUT/checkpoints/NAME")],
     out: Annotated[str, typer.Argument(help="directory or URI of the model")],

@@ -25,7 +25,6 @@ import psutil
 _RAY = str(Path(sys.executable).parent / "ray")
 _MARK = "PROMPTMILL_CHAOS"
 _PATIENCE = 300.0
-_NODES = 3
 
 
 @dataclass
@@ -34,12 +33,21 @@ class Raylets:
 
     Args:
         cpus: logical CPUs of one node.
+        head_cpus: those of the head; None = as the others.
+        nodes: how many there are, the head among them.
+        dashboard: whether the head serves the dashboard, and takes jobs over HTTP.
+        extra: variables that all processes have besides.
         lost_after: seconds after which Ray's processes give up a GCS that does not answer (Ray's default is 60).
     """
 
     cpus: int = 2
+    head_cpus: int | None = None
+    nodes: int = 3
+    dashboard: bool = False
+    extra: dict[str, str] = field(default_factory=dict)
     lost_after: int = 10
     address: str = ""
+    http: str = ""
     starts: int = 0
     _mark: str = field(default_factory=lambda: secrets.token_hex(32))
     _nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -62,7 +70,9 @@ class Raylets:
     def environment(self) -> dict[str, str]:
         """What a process of this cluster, or a driver that joins it, runs with."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        return plain | {
+        fixed = {
+            # The entrypoint of a job is `python ...`.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             _MARK: self._mark,
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
@@ -74,6 +84,7 @@ class Raylets:
             "RAY_prestart_worker_first_driver": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
+        return plain | self.extra | fixed
 
     def mend(self) -> bool:
         """Starts what is dead: a node, or everything where the head is; returns whether it was everything."""
@@ -82,13 +93,13 @@ class Raylets:
             self._end_all()
             self._nodes = [self._start_head()]
         deadline = time.monotonic() + _PATIENCE
-        while len(self.raylets()) < _NODES:
+        while len(self.raylets()) < self.nodes:
             if time.monotonic() > deadline:
                 raise RuntimeError("a raylet does not start")
             for node in [node for node in self._nodes[1:] if node.poll() is not None]:
                 _end_tree(node)
                 self._nodes.remove(node)
-            while len(self._nodes) < _NODES:
+            while len(self._nodes) < self.nodes:
                 self._nodes.append(self._start_node())
             time.sleep(0.5)
         return not head
@@ -121,16 +132,22 @@ class Raylets:
         self.starts += 1
         port = _free_port()
         self.address = f"127.0.0.1:{port}"
-        head = self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._scratch}")
+        web = ["--include-dashboard=false"]
+        if self.dashboard:
+            number = _free_port()
+            self.http = f"http://127.0.0.1:{number}"
+            web = ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={number}"]
+        cpus = self.cpus if self.head_cpus is None else self.head_cpus
+        head = self._start("--head", f"--num-cpus={cpus}", f"--port={port}", f"--temp-dir={self._scratch}", *web)
         self._wait(lambda: _listens(port) and bool(self.raylets()), "the head does not start", head)
         return head
 
     def _start_node(self) -> subprocess.Popen[bytes]:
-        return self._start(f"--address={self.address}")
+        return self._start(f"--address={self.address}", f"--num-cpus={self.cpus}")
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [_RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={self.cpus}",
+            [_RAY, "start", "--block", "--node-ip-address=127.0.0.1",
              "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0",
              f"--dashboard-agent-listen-port={_free_port()}", "--disable-usage-stats", *arguments],
             env={k: v for k, v in self.environment().items() if k != "RAY_ADDRESS"},
