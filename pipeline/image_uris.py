@@ -18,7 +18,10 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from actors.errors import JobError
+from pipeline.retry import RetryPolicy
 from pipeline.server_side_encryption import fsspec_options
+from pipeline.storage_errors import describe, is_transient, public_uri
 from pipeline.web_picture import RefusedError, fetch
 
 MOST_BYTES = 256 << 20
@@ -55,6 +58,7 @@ class ImagePlaces:
         Raises:
             RefusedError: it must not be read; the text says why, and which option would allow it.
             OSError, ValueError, ImportError: it cannot be read.
+            JobError: its store does not answer, however often it is asked.
         """
         if "::" in name or "\\" in name or any(ord(sign) < 33 or ord(sign) == 127 for sign in _head(name)):
             raise RefusedError("chained URLs, backslashes and control characters are never read")
@@ -73,7 +77,15 @@ class ImagePlaces:
             return fetch(whole, self.allows, self._loopback, MOST_BYTES)
         same = _scheme(whole) == _scheme(str(fs.unstrip_protocol("x")))
         place, path = fsspec.core.url_to_fs(whole, **(fsspec_options(whole, self.options) if same else {}))
-        return _bounded(place, path)
+        try:
+            return RetryPolicy().run(lambda: _bounded(place, path))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # Of a row whose store was away for a while nobody may say that it has no picture.
+            raise JobError(
+                f"the picture '{public_uri(whole)}' cannot be read now: {describe(error)}; run again to resume"
+            ) from error
 
     def allows(self, place: str) -> bool:
         """Whether a place is under one of the prefixes."""

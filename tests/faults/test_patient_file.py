@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.errors import JobError, UserError
+from pipeline import image_uris
+from pipeline.image_uris import ImagePlaces
+from pipeline.retry import RetryPolicy
 from pipeline.storage import Store
 from tests.faults.proxy import FaultProxy, Request
 
@@ -85,3 +89,18 @@ def test_what_stays_broken_or_is_replaced_meanwhile_ends_in_a_sentence(cut, s3_s
         stream.seek(0)
         with pytest.raises(UserError, match=r"cannot read 's3://.*/out/x'"):
             stream.read(4 * BLOCK)
+
+
+def test_a_picture_of_a_table_is_asked_for_again_and_no_outage_makes_it_a_reject(cut, s3_bucket, monkeypatch):
+    store, direct, proxy = cut
+    direct.create("pictures/one.png", DATA)
+    places = ImagePlaces(f"{s3_bucket}/in/rows.parquet", (f"{s3_bucket}/out/",), "prompts.image_uris", store.options)
+    uri = f"{s3_bucket}/out/pictures/one.png"
+    assert places.read(uri, f"{s3_bucket}/in") == DATA
+    assert proxy.injected
+    with pytest.raises(FileNotFoundError):
+        places.read(f"{s3_bucket}/out/pictures/none.png", f"{s3_bucket}/in")
+    monkeypatch.setattr(image_uris, "RetryPolicy", partial(RetryPolicy, attempts=2, max_backoff=0.01))
+    proxy.reset(lambda request: "503")
+    with pytest.raises(JobError, match=r"the picture 's3://.*/one.png' cannot be read now: .*; run again to resume"):
+        places.read(uri, f"{s3_bucket}/in")
