@@ -43,6 +43,16 @@ class ConfigCommand(TyperCommand):
             )
 
 
+class NightlyCommand(ConfigCommand):
+    """The same for nightly."""
+
+    def config(self) -> Any:
+        """See the base."""
+        from pipeline.nightly_config import NightlyConfig
+
+        return NightlyConfig
+
+
 class TrainEncoderCommand(ConfigCommand):
     """The same for train-encoder."""
 
@@ -95,10 +105,14 @@ Sse = Annotated[
 ]
 
 
+Date = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="the run date, for {date} in output.uri")]
+
+
 @app.command(cls=ConfigCommand)
 def synthesize(
     config: ConfigPath = None,
     overrides: Overrides = None,
+    date: Date = None,
     address: Address = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -106,20 +120,38 @@ def synthesize(
     """Make the dataset, or what is missing of it."""
     from jobs.synthesize import run
 
-    run(*split(config, overrides), address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides), date=date, address=address, quiet=quiet, debug=debug)
+
+
+@app.command(cls=NightlyCommand)
+def nightly(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    date: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="the run date; without it today's in UTC")
+    ] = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make one date's dataset, verify it, move latest.json, delete old outputs, write the morning's summary."""
+    from jobs.nightly import run
+
+    run(*split(config, overrides), date=date, address=address, quiet=quiet, debug=debug)
 
 
 @app.command(cls=ConfigCommand)
 def plan(
     config: ConfigPath = None,
     overrides: Overrides = None,
+    date: Date = None,
     calibrate: Annotated[bool, typer.Option(help="measure a few rows in this process for the estimate")] = False,
     debug: Debug = False,
 ) -> None:
     """Show what would run: shards, rows, images, what is committed, an estimate. Starts no actor."""
     from jobs.plan import run
 
-    run(*split(config, overrides), calibrate=calibrate)
+    run(*split(config, overrides), calibrate=calibrate, date=date)
 
 
 @app.command()

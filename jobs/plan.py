@@ -8,11 +8,13 @@ from pathlib import Path
 from jobs.printing import print_rows
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.run_date import dated, run_date
 
 
-def run(config_path: Path | None, overrides: list[str], *, calibrate: bool) -> None:
+def run(config_path: Path | None, overrides: list[str], *, calibrate: bool, date: str | None = None) -> None:
     """Prints shards, rows, images, what is committed, and an estimate."""
     config = load_config(SynthesizeConfig, config_path, overrides)
+    config = dated(config, None if date is None else run_date(date))
     from pipeline import estimate
     from pipeline.commit import committed_shards
     from pipeline.synthesize import open_store, settle

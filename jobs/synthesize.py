@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from actors.errors import JobError
 from jobs.printing import print_rows, tell
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.run_date import dated, run_date
+
+if TYPE_CHECKING:
+    from pipeline.synthesize import Summary
 
 
-def run(config_path: Path | None, overrides: list[str], *, address: str | None, quiet: bool, debug: bool) -> None:
+def run(
+    config_path: Path | None,
+    overrides: list[str],
+    *,
+    address: str | None,
+    quiet: bool,
+    debug: bool,
+    date: str | None = None,
+) -> None:
     """Loads the config, makes the dataset, prints the summary."""
     config = load_config(SynthesizeConfig, config_path, overrides)
-    from pipeline.synthesize import Summary, synthesize
+    config = dated(config, None if date is None else run_date(date))
+    from pipeline.summary import refuse_rejects
+    from pipeline.synthesize import synthesize
 
     def say(text: str) -> None:
         if not quiet:
             tell(text)
 
-    summary: Summary = synthesize(config, address=address, quiet=quiet, debug=debug, say=say)
+    summary = synthesize(config, address=address, quiet=quiet, debug=debug, say=say)
+    print_rows(summary_rows(summary))
+    refuse_rejects(summary.totals, config.limits.max_reject_fraction, summary.output)
+
+
+def summary_rows(summary: Summary) -> list[tuple[str, str]]:
+    """The end of a run for `jobs.printing.print_rows`."""
     totals = summary.totals
-    rows = [
+    return [
         ("rows in", f"{totals.planned} = {totals.committed} committed + {totals.rejected} rejected"),
         ("images out", f"{totals.images} in {totals.shards} shards, {totals.bytes / 1e6:.1f} MB"),
         ("descriptions", ", ".join(f"{n} {s}" for s, n in totals.descriptions.most_common()) or "none"),
@@ -33,12 +53,6 @@ def run(config_path: Path | None, overrides: list[str], *, address: str | None, 
         ("dataset", summary.output),
         ("report", summary.report),
     ]  # fmt: skip
-    print_rows(rows)
-    if totals.reject_fraction > config.limits.max_reject_fraction:
-        raise JobError(
-            f"{totals.rejected} of {totals.planned} rows were rejected, more than limits.max_reject_fraction="
-            f"{config.limits.max_reject_fraction:g} allows; see '{summary.output}/rejects'"
-        )
 
 
 if __name__ == "__main__":

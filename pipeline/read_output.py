@@ -81,6 +81,27 @@ def find_row(store: Store, output_format: str, records: Sequence[dict[str, Any]]
     return None
 
 
+def column_batches(
+    store: Store, output_format: str, record: dict[str, Any], columns: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
+    """Some columns of a shard's rows in their order, a batch at a time, without the images.
+
+    Of Parquet the other columns are not fetched; a tar is passed through from one header to the next.
+
+    Raises:
+        JobError: an object that the record names cannot be read, or has no such column.
+    """
+    with _opened(store, record) as stream:
+        if output_format == "webdataset":
+            for _, member, read in _tar_members(stream):
+                if member.endswith(".json"):
+                    values = json.loads(read())
+                    yield [{name: values[name] for name in columns}]
+        else:
+            for batch in PlainParquet(stream, record["data"]["name"]).batches(columns):
+                yield batch.select(list(columns)).to_pylist()
+
+
 def _reach(record: dict[str, Any], least: int) -> int:
     """How many of a shard's first rows a sample may choose from."""
     images = int(record["images"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +31,13 @@ def base_ids(table: pa.Table, columns: TableColumns) -> list[str]:
             ids.append(str(given))
             continue
         content = {"prompt": prompt} | {n: values[n][row] for n in parts if values[n][row] is not None}
-        encoded = json.dumps(content, sort_keys=True).encode()
-        ids.append(hashlib.blake2b(encoded, digest_size=10).hexdigest())
+        ids.append(content_digest(content).hex())
     return ids
+
+
+def content_digest(content: Mapping[str, Any]) -> bytes:
+    """10 bytes of BLAKE2b over the prompt and those honoured columns of a row that are not null."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=10).digest()
 
 
 def find_repeats(table: PromptTable, columns: TableColumns) -> dict[int, int]:

@@ -61,3 +61,12 @@ def account(records: Sequence[dict[str, Any]], shards: int, rows: int) -> Totals
     if totals.planned != rows:
         raise JobError(f"{totals.planned} rows are accounted for, the table has {rows}")
     return totals
+
+
+def refuse_rejects(totals: Totals, most: float, output: str) -> None:
+    """Raises `JobError` where more rows were rejected than ``limits.max_reject_fraction`` allows."""
+    if totals.reject_fraction > most:
+        raise JobError(
+            f"{totals.rejected} of {totals.planned} rows were rejected, more than limits.max_reject_fraction="
+            f"{most:g} allows; see '{output}/rejects'"
+        )

@@ -118,7 +118,7 @@ def synthesize(
         with announced(store) as others:
             if others:
                 say(f"{others} other run(s) work on this output too: that is safe, each shard is committed once")
-            with connected(address, config.cluster, debug) as where, _signals():
+            with connected(address, config.cluster, debug) as where, signals():
                 say(f"{len(pending)} of {run.plan.shards} shards to make on {where}")
                 config, fell_back = without_gpus(config)
                 if fell_back:
@@ -216,7 +216,7 @@ def _finish(
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def signals() -> Iterator[None]:
     """Raises `Interrupted` in the main thread on SIGINT and SIGTERM while the block runs.
 
     Inside a connection: Ray installs handlers of its own when it connects.
