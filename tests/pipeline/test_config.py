@@ -12,6 +12,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config, options
 from pipeline.gan_config import TrainGanConfig
 from pipeline.graph import recipe_texts
+from pipeline.nightly_config import NightlyConfig
 from pipeline.train_encoder import TrainEncoderConfig
 
 REPO = Path(__file__).parents[2]
@@ -88,7 +89,11 @@ def test_languages_of_the_config_go_before_the_recipes_own() -> None:
 @pytest.mark.parametrize("path", sorted(REPO.glob("examples/**/*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_parse(path: Path) -> None:
     """Each says in a comment which command it is for."""
-    commands = {"promptmill train-gan": TrainGanConfig, "promptmill train-encoder": TrainEncoderConfig}
+    commands = {
+        "promptmill train-gan": TrainGanConfig,
+        "promptmill train-encoder": TrainEncoderConfig,
+        "promptmill nightly": NightlyConfig,
+    }
     text = path.read_text()
     # A GAN's file names the encoder's command too: the last one is its own.
     named = max((text.rfind(f"{command} examples/"), command) for command in [*commands, "promptmill synthesize"])
