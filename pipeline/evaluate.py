@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +22,7 @@ from pipeline.image_table import ImageTable, open_images
 from pipeline.judged import FIGURES, Judged, encode_figures, metric_line
 from pipeline.language_measures import language
 from pipeline.measure import Metric, measure
-from pipeline.pair import pair_missing, paired_figures
+from pipeline.pair import paired_figures, pairing
 from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
@@ -69,8 +68,8 @@ def evaluate(
     store, output = _open_output(config)
     model = resolve_model(config.features.model, allow_unsafe=config.allow_unsafe_models)
     sets = _sets(config, store, made, real, model)
-    with connected(address, config.cluster, debug) if _unfinished(sets) else nullcontext():
-        _extract(config, sets, made, real, say)
+    if _unfinished(sets):
+        _extract(config, sets, made, real, address=address, debug=debug, say=say)
     judged = _judge(config, sets, made, real, model)
     store.replace(FIGURES, encode_figures(judged.metrics))
     store.replace(METRICS, json.dumps(judged.document, indent=2, ensure_ascii=False).encode())
@@ -121,20 +120,30 @@ def _unfinished(sets: _Sets) -> bool:
 
 
 def _extract(
-    config: EvaluateConfig, sets: _Sets, made: ImageTable, real: ImageTable | None, say: Callable[[str], None]
+    config: EvaluateConfig,
+    sets: _Sets,
+    made: ImageTable,
+    real: ImageTable | None,
+    *,
+    address: str | None,
+    debug: bool,
+    say: Callable[[str], None],
 ) -> None:
     own = config.features
     tables = {"generated": Extraction(made, sets.made, config.measures.within)}
     if real is not None and sets.real is not None:
         tables["reference"] = Extraction(real, sets.real)
+    pairs = None
+    if sets.pairs is not None and real is not None:
+        pairs = pairing(made, real, sets.pairs, config.measures.lpips)
     settings = ExtractSettings(
-        tables, own.model, config.allow_unsafe_models, own.batch_rows, own.actors.cpus, own.actors.gpus
+        tables, pairs, own.model, config.allow_unsafe_models, own.batch_rows, own.actors.cpus, own.actors.gpus
     )
     counts = {name: _counted(name, len(one.features.missing()), say) for name, one in tables.items()}
-    extract_missing(settings, own.actors, lambda name, rows, skipped: counts[name](rows, skipped))
-    if sets.pairs is not None and real is not None:
-        tell = _counted("pairs", len(sets.pairs.missing()), say)
-        pair_missing(made, real, sets.pairs, own.actors, tell, config.measures.lpips)
+    if pairs is not None:
+        counts["pairs"] = _counted("pairs", len(pairs.features.missing()), say)
+    with connected(address, config.cluster, debug):
+        extract_missing(settings, own.actors, lambda name, rows, skipped: counts[name](rows, skipped))
 
 
 def _counted(name: str, parts: int, say: Callable[[str], None]) -> Callable[[int, int], None]:

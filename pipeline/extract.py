@@ -21,8 +21,10 @@ from pipeline.feature_table import FeatureRows, FeatureTable
 from pipeline.graph import pool
 from pipeline.image_table import ImageRow, ImageTable
 from pipeline.metrics.paired import ms_ssim
+from pipeline.pair import PairComparer, Pairing
 
 _CALL_TEXTS = 256
+_PAIRS = "pairs"
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,13 @@ class Extraction:
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """All that an extracting actor needs; picklable. ``tables`` by the name that a fragment's task gives."""
+    """All that an extracting actor needs; picklable.
+
+    ``tables`` by the name that a fragment's task gives; ``pairs`` where images are compared with a truth too.
+    """
 
     tables: Mapping[str, Extraction]
+    pairs: Pairing | None
     model: str
     allow_unsafe: bool
     batch_rows: int
@@ -47,26 +53,32 @@ class ExtractSettings:
 
 
 class ExtractStage:
-    """Reads a fragment's images, extracts, writes the part; the features never pass through Ray's object store."""
+    """Reads a fragment's images, extracts or compares, writes the part: no features in Ray's object store."""
 
     def __init__(self, settings: ExtractSettings) -> None:
         self._settings = settings
         device = use_resources(settings.cpus, settings.gpus)
         model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe)
         self._model = load_features(model, device)
+        self._comparer = PairComparer(settings.pairs) if settings.pairs is not None else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Rows of (table, part) -> (table, rows, skipped)."""
         told = []
         for task in block.to_pylist():
-            own, part = self._settings.tables[task["table"]], task["part"]
-            rows = extract(
-                self._model, own.images.read(part), self._settings.batch_rows, own.within, own.images.table.max_pixels
-            )
-            # A second writer found the same numbers: whoever was first is right.
-            own.features.store.create(own.features.name(part), rows.encode())
-            told.append({"table": task["table"], "rows": len(rows.ids), "skipped": len(rows.skipped)})
+            rows, skipped = self._write(task["table"], task["part"])
+            told.append({"table": task["table"], "rows": rows, "skipped": skipped})
         return pa.Table.from_pylist(told)
+
+    def _write(self, table: str, part: int) -> tuple[int, int]:
+        if table == _PAIRS and self._comparer is not None:
+            return self._comparer.write(part)
+        own = self._settings.tables[table]
+        images = own.images.read(part)
+        rows = extract(self._model, images, self._settings.batch_rows, own.within, own.images.table.max_pixels)
+        # A second writer found the same numbers: whoever was first is right.
+        own.features.store.create(own.features.name(part), rows.encode())
+        return len(rows.ids), len(rows.skipped)
 
 
 def extract(
@@ -161,17 +173,18 @@ def _alike(rows: Sequence[ImageRow], shown: dict[str, list[NDArray[np.uint8]]]) 
 
 
 def extract_missing(settings: ExtractSettings, actors: Actors, tell: Callable[[str, int, int], None]) -> None:
-    """Extracts the parts that are not there yet, of all tables in one pool: its actors load the model once.
+    """Extracts and compares what is not there yet, all in one pool: its actors load the model once.
 
     Args:
         settings: for the actors.
         actors: the pool.
-        tell: takes a part's table, its rows, and how many were skipped.
+        tell: takes a part's table ("pairs" for compared ones), its rows, and how many were skipped.
     """
+    work: dict[str, Extraction | Pairing] = dict(settings.tables)
+    if settings.pairs is not None:
+        work[_PAIRS] = settings.pairs
     blocks = [
-        pa.table({"table": [name], "part": [part]})
-        for name, own in settings.tables.items()
-        for part in own.features.missing()
+        pa.table({"table": [name], "part": [part]}) for name, own in work.items() for part in own.features.missing()
     ]
     if not blocks:
         return

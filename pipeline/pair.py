@@ -1,24 +1,20 @@
-"""Paired metrics: images beside the truth with the same id, pixel by pixel, through Ray Data."""
+"""Paired metrics: images beside the truth with the same id, pixel by pixel."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 from torch import Tensor
 
 from actors.decode import decode_image, square
 from actors.errors import UserError
 from actors.lpips import SMALLEST, Lpips, alexnet_file
-from pipeline.config import Actors
 from pipeline.feature_table import FeatureTable
-from pipeline.graph import pool
 from pipeline.image_table import ImageRow, ImageTable
 from pipeline.metrics.intervals import ByPrompt
 from pipeline.metrics.paired import ms_ssim, psnr, ssim
@@ -29,37 +25,51 @@ _SCHEMA = pa.schema([("id", pa.string()), ("prompt_id", pa.string()), *((name, p
 
 
 @dataclass(frozen=True)
-class PairSettings:
-    """All that a pairing actor needs; picklable.
+class Pairing:
+    """Images, and what they are compared with under the same ids; picklable.
 
-    ``places`` says in which fragment and row of the truth an id is, ``lpips`` where AlexNet is (None: no LPIPS).
+    ``places`` says in which fragment and row of the truth an id is, ``features`` where the parts are kept, ``lpips``
+    where AlexNet is (None: no LPIPS).
     """
 
     made: ImageTable
     truth: ImageTable
     places: dict[str, tuple[int, int]]
-    pairs: FeatureTable
+    features: FeatureTable
     lpips: str | None = None
 
 
-class PairStage:
+def pairing(made: ImageTable, truth: ImageTable, features: FeatureTable, lpips: str | None = None) -> Pairing:
+    """Finds the truth of each image; nothing is read but ids.
+
+    Raises:
+        UserError: one of the tables has no ids, or they have none in common.
+    """
+    places = {own: (number, row) for number in range(len(truth.fragments)) for row, own in enumerate(truth.ids(number))}
+    if not any(own in places for number in range(len(made.fragments)) for own in made.ids(number)):
+        raise UserError(
+            f"no image of '{public_uri(made.table.uri)}' has the id of one in '{public_uri(truth.table.uri)}': paired "
+            "metrics compare rows with the same id"
+        )
+    return Pairing(made, truth, places, features, lpips)
+
+
+class PairComparer:
     """Reads a fragment's images and their truths, compares, writes the part."""
 
-    def __init__(self, settings: PairSettings) -> None:
+    def __init__(self, settings: Pairing) -> None:
         self._settings = settings
         self._lpips = Lpips(alexnet_file(settings.lpips)) if settings.lpips else None
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Rows of part numbers -> (rows, skipped)."""
-        told, own = [], self._settings
-        for part in block["part"].to_pylist():
-            rows = own.made.read(part)
-            values = [found for row in rows if (found := self._compare(row)) is not None]
-            sink = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), sink)
-            own.pairs.store.create(own.pairs.name(part), sink.getvalue())
-            told.append({"rows": len(values), "skipped": len(rows) - len(values)})
-        return pa.Table.from_pylist(told)
+    def write(self, part: int) -> tuple[int, int]:
+        """(pairs, images left out) of a part."""
+        own = self._settings
+        rows = own.made.read(part)
+        values = [found for row in rows if (found := self._compare(row)) is not None]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), sink)
+        own.features.store.create(own.features.name(part), sink.getvalue())
+        return len(values), len(rows) - len(values)
 
     def _compare(self, row: ImageRow) -> dict[str, str | float | None] | None:
         place = self._settings.places.get(row.id)
@@ -85,43 +95,6 @@ class PairStage:
             "ms_ssim": None if alike is None else float(alike),
             "lpips": lpips,
         }
-
-
-def pair_missing(
-    made: ImageTable,
-    truth: ImageTable,
-    pairs: FeatureTable,
-    actors: Actors,
-    tell: Callable[[int, int], None] = lambda rows, skipped: None,
-    lpips: str | None = None,
-) -> None:
-    """Compares the parts that are not there yet.
-
-    Args:
-        made, truth: the images, and what they are compared with under the same ids.
-        pairs: where the parts are kept.
-        actors: the pool that compares.
-        tell: takes a part's rows and the rows left out.
-        lpips: URI of AlexNet's weights; None leaves LPIPS out.
-
-    Raises:
-        UserError: one of the tables has no ids, or they have none in common.
-    """
-    parts = pairs.missing()
-    if not parts:
-        return
-    places = {own: (number, row) for number in range(len(truth.fragments)) for row, own in enumerate(truth.ids(number))}
-    if not any(own in places for number in range(len(made.fragments)) for own in made.ids(number)):
-        raise UserError(
-            f"no image of '{public_uri(made.table.uri)}' has the id of one in '{public_uri(truth.table.uri)}': paired "
-            "metrics compare rows with the same id"
-        )
-    settings = PairSettings(made, truth, places, pairs, lpips)
-    done = ray.data.from_blocks([pa.table({"part": [part]}) for part in parts]).map_batches(
-        PairStage, fn_constructor_args=(settings,), batch_size=None, batch_format="pyarrow", **pool(actors, 1)
-    )
-    for row in done.iter_rows():
-        tell(row["rows"], row["skipped"])
 
 
 def paired_figures(pairs: FeatureTable) -> dict[str, ByPrompt]:
