@@ -169,7 +169,7 @@ def test_scripts_and_languages() -> None:
 
 
 def test_five_recipes_ship_and_survive_their_canonical_text() -> None:
-    assert {"faithful", "photo", "art", "augment", "scene"} <= set(recipe_names())
+    assert {"faithful", "detailed", "photo", "art", "augment", "scene"} <= set(recipe_names())
     for recipe in RECIPES.values():
         assert parse_recipe(recipe.canonical()) == recipe
         assert recipe.about
