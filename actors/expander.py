@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from actors.checks import MAX_PROMPT_CHARS, clean, judge, speaks
 from actors.contracts import Description, Engine, Generation, Request, Sampling, TextJob
 from actors.device import use_resources
-from actors.engine_transformers import TransformersEngine
 from actors.errors import BrokenEngine, PromptmillError
 from actors.model_uri import resolve_model
 from actors.recipes import Recipe, parse_recipe
@@ -34,6 +33,9 @@ def build_expander(settings: ExpanderSettings) -> Expander:
     device = use_resources(settings.cpus, settings.gpus)
     model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
     recipes = {name: parse_recipe(text) for name, text in settings.recipes.items()}
+    # Not at the top: the driver, which only hands settings on, need not wait for the engine to be imported.
+    from actors.engine_transformers import TransformersEngine
+
     engine = TransformersEngine(model, device, dtype=settings.dtype)
     return Expander(engine, recipes, settings.batch_rows, settings.max_new_tokens)
 

@@ -22,7 +22,8 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from actors.errors import UserError
-from actors.networks import GanConfig, GanGenerator, Task
+from actors.gan_directory import one_model
+from actors.networks import GanConfig, GanGenerator
 from actors.offline import offline
 from actors.whole_weights import load_whole
 
@@ -79,7 +80,7 @@ def load_gan(directory: Path) -> GanModel:
     Raises:
         UserError: no model of this project there, a missing or unreadable file, another format version.
     """
-    directory = _one_model(directory)
+    directory = one_model(directory)
     transformers_logging.disable_progress_bar()  # a bar a file is noise in a job's log
     try:
         config = json.loads((directory / "config.json").read_text())
@@ -116,26 +117,3 @@ def _generator(sizes: dict[str, Any], state: dict[str, Tensor]) -> GanGenerator:
         generator = GanGenerator(config)
     generator.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return generator
-
-
-def task_of(directory: Path) -> Task:
-    """What a model is given beside words and noise; ``words`` for a directory that is no GAN of this project."""
-    try:
-        config = json.loads((_one_model(directory) / "config.json").read_text())
-        task: Task = config["networks"].get("task", "words")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
-        return "words"
-    return task
-
-
-def _one_model(directory: Path) -> Path:
-    if (directory / "config.json").is_file():
-        return directory
-    found = sorted(path.parent for path in directory.glob("*/generator.safetensors"))
-    if len(found) != 1:
-        raise UserError(
-            f"'{directory}' holds no GAN (config.json and generator.safetensors); mend generate.model"
-            if not found
-            else f"'{directory}' holds several models ({', '.join(p.name for p in found)}); name one of them"
-        )
-    return found[0]

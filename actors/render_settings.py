@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.backend_diffusers import DiffusersBackend, DiffusersSettings
-from actors.backend_gan import GanBackend
+from actors.backend_diffusers import DiffusersSettings
 from actors.contracts import Backend
 from actors.device import use_resources
 from actors.model_uri import resolve_model
@@ -29,5 +28,10 @@ def build_backend(settings: RenderSettings) -> Backend:
     device = use_resources(settings.cpus, settings.gpus)
     model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
     if settings.kind == "diffusers":
+        from actors.backend_diffusers import DiffusersBackend
+
         return DiffusersBackend(model.path, device, settings.diffusers, trusted=model.trusted)
+    # Not at the top: the driver, which only hands settings on, need not wait for transformers' models to be imported.
+    from actors.backend_gan import GanBackend
+
     return GanBackend(model.path, device)

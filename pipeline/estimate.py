@@ -20,7 +20,7 @@ from pipeline.plan import Plan
 from pipeline.run_record import Run
 from pipeline.source import RowReader
 from pipeline.spool import ImageSpool
-from pipeline.stages import ExpandStage, PromptStage
+from pipeline.stages import ExpandStage
 from pipeline.timings import Rates
 
 _CALIBRATION_ROWS = 16
@@ -69,9 +69,8 @@ def calibrate(config: SynthesizeConfig, run: Run, recipes: dict[str, str]) -> Ra
     reader = RowReader(plan.table, plan.columns, config, frozenset(recipes))
     (block,) = reader.blocks(shard)
     block = block.slice(0, _CALIBRATION_ROWS)
-    if config.expand is None:
-        expand: ExpandStage | PromptStage = PromptStage()
-    else:
+    rows = block.num_rows
+    if config.expand is not None:
         expand = ExpandStage(
             expander_settings(config, recipes),
             config.expand.variants,
@@ -79,8 +78,7 @@ def calibrate(config: SynthesizeConfig, run: Run, recipes: dict[str, str]) -> Ra
             _NoBoard(),
             config.expand.first_variant,
         )
-    rows = block.num_rows
-    block = expand(block)
+        block = expand(block)
     image = config.output.image
     generator = Generator(
         build_backend(render_settings(config)),

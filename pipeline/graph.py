@@ -22,7 +22,7 @@ from pipeline.picture_columns import PictureColumns
 from pipeline.run_record import Run
 from pipeline.server_side_encryption import with_sse
 from pipeline.source import ShardSource
-from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage, PromptStage
+from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage
 from pipeline.storage import Store
 from promptmill import __version__
 
@@ -53,9 +53,7 @@ def outcomes(
     dataset = ray.data.read_datasource(
         source, override_num_blocks=len(pending), num_cpus=0, concurrency=min(readers, len(pending))
     )
-    if config.expand is None:
-        dataset = dataset.map_batches(PromptStage, batch_size=None, batch_format="pyarrow", num_cpus=0, concurrency=1)
-    else:
+    if config.expand is not None:
         dataset = dataset.map_batches(
             ExpandStage,
             fn_constructor_args=(

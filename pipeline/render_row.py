@@ -10,7 +10,7 @@ from PIL import Image
 from actors.backend_diffusers import DiffusersSettings
 from actors.contracts import ImageJob
 from actors.errors import UserError
-from actors.gan_model import task_of
+from actors.gan_directory import task_of
 from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.model_uri import resolve_model

@@ -2,6 +2,7 @@
 
 A block holds the shard's carried columns untouched, and control columns that say what is asked of each row. A row that
 cannot be made is not dropped here: it keeps its place with a reason, so that planned = committed + rejected holds.
+Where there is no LLM stage the prompts are the descriptions: said here, it costs no process of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ray.data.block import BlockMetadata
 from actors.errors import RowError, UserError
 from pipeline import columns as c
 from pipeline.config import SynthesizeConfig
+from pipeline.described import prompts_as_descriptions
 from pipeline.plan import Plan, ShardPlan
 from pipeline.prompts import PromptTable, open_fs, read_rows
 
@@ -65,7 +67,7 @@ class RowReader:
         self._table, self._columns, self._config, self._recipes = table, columns, config, recipes
 
     def blocks(self, shard: ShardPlan) -> Iterable[pa.Table]:
-        """The shard as one block."""
+        """The shard as one block, with descriptions where no LLM writes them."""
         fs = open_fs(self._table.uri, self._table.options)
         read, files = list(self._columns.read), self._table.files
         parts = [read_rows(fs, files[number], low, high, read) for number, low, high in shard.slices]
@@ -75,7 +77,8 @@ class RowReader:
                 f"shard {shard.index} has {table.num_rows} rows, its plan says {shard.rows}: "
                 "the prompt table has changed since the plan was made"
             )
-        yield self.prepare(table.combine_chunks(), shard)
+        block = self.prepare(table.combine_chunks(), shard)
+        yield prompts_as_descriptions(block) if self._config.expand is None else block
 
     def prepare(self, table: pa.Table, shard: ShardPlan) -> pa.Table:
         """Adds the control columns (see `pipeline.columns`)."""

@@ -25,6 +25,7 @@ from pipeline import columns as c
 from pipeline.assemble import image_jobs, output_rows, refuse, reject_rows, split_failures
 from pipeline.board import Events
 from pipeline.commit import ShardCommitter, ShardResult
+from pipeline.described import described
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
 from pipeline.picture_columns import PictureColumns
@@ -43,17 +44,6 @@ OUTCOME_SCHEMA = pa.schema(
         pa.field("adopted", pa.bool_()),
     ]
 )
-
-
-class PromptStage:
-    """Stands in for the LLM stage where ``expand`` is null: each prompt is its own description."""
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Adds the description columns."""
-        count = block.num_rows
-        return _described(
-            block, list(range(count)), [0] * count, block[c.PROMPT].to_pylist(), ["prompt"] * count, [0] * count, 0.0
-        )
 
 
 class ExpandStage:
@@ -98,7 +88,7 @@ class ExpandStage:
             statuses.append(description.status if description else None)
             tokens.append(description.tokens if description else 0)
         self._board.event("expand", "done")
-        return _described(block, rows, variants, texts, statuses, tokens, time.monotonic() - started)
+        return described(block, rows, variants, texts, statuses, tokens, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -199,27 +189,6 @@ def _counts(block: pa.Table) -> dict[str, Any]:
         if reason is None:
             statuses[status] = statuses.get(status, 0) + 1
     return {"descriptions": dict(sorted(statuses.items())), "tokens": sum(block[c.TOKENS].to_pylist())}
-
-
-def _described(
-    block: pa.Table,
-    rows: list[int],
-    variants: list[int],
-    texts: list[str | None],
-    statuses: list[str | None],
-    tokens: list[int],
-    seconds: float,
-) -> pa.Table:
-    block = block.take(pa.array(rows, pa.int64()))
-    for name, values, kind in (
-        (c.VARIANT, variants, pa.int32()),
-        (c.DESCRIPTION, texts, pa.string()),
-        (c.STATUS, statuses, pa.string()),
-        (c.TOKENS, tokens, pa.int64()),
-        (c.EXPAND_SECONDS, [seconds] * len(rows), pa.float64()),
-    ):
-        block = block.append_column(name, pa.array(values, kind))
-    return block
 
 
 def _outcome(record: dict[str, Any], adopted: bool) -> pa.Table:

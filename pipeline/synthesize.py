@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.content_credentials import ImageSigner
 from actors.errors import JobError, PromptmillError, UserError
-from actors.gan_model import task_of
+from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
 from pipeline.board import Board

@@ -45,7 +45,7 @@ _AFTER = 10.0
 _SENTENCE = re.compile(r"promptmill: (?!\d+/\d+ shards)")
 
 # Each seed begins with the kind that is its turn, so that twenty of them meet every kind.
-KINDS = ("generator", "raylet", "driver", "gcs", "stopped driver", "all actors", "head raylet", "prompt stage")
+KINDS = ("generator", "raylet", "driver", "gcs", "stopped driver", "all actors", "head raylet", "reader")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Scenario:
         else:
             hit = kill({
                 "generator": lambda: pick(cluster.workers("GenerateStage"), chance),
-                "prompt stage": lambda: pick(cluster.workers("PromptStage"), chance),
+                "reader": lambda: pick(cluster.workers("ReadPromptTable"), chance),
                 "all actors": lambda: cluster.workers(""),
                 "raylet": lambda: pick(cluster.raylets()[1:], chance),
                 "head raylet": lambda: cluster.raylets()[:1],

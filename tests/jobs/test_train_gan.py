@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from actors.backend_gan import GanBackend
 from actors.contracts import ImageJob
 from actors.errors import JobError, UserError
-from actors.gan_model import task_of
+from actors.gan_directory import task_of
 from actors.gan_trainer import GanTrainer
 from pipeline.config_file import load_config
 from pipeline.export import export

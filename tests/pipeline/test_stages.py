@@ -16,7 +16,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
 from pipeline.graph import render_settings
 from pipeline.source import RowReader
-from pipeline.stages import GenerateSettings, GenerateStage, PromptStage
+from pipeline.stages import GenerateSettings, GenerateStage
 from pipeline.storage import Store
 from pipeline.synthesize import settle
 from tests import models
@@ -49,5 +49,5 @@ def test_a_full_disk_is_a_failure_in_one_sentence_and_commits_nothing(tmp_path: 
     )  # fmt: skip
     (block,) = RowReader(run.plan.table, columns, config, frozenset()).blocks(run.plan.shard(0))
     with pytest.raises(JobError, match="cannot write shard 0: the disk is full; free space, then run again"):
-        GenerateStage(settings, Nobody())(PromptStage()(block))
+        GenerateStage(settings, Nobody())(block)
     assert not list((tmp_path / "out").glob("data/*"))
