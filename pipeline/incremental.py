@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.errors import JobError, UserError
-from actors.gan_model import task_of
+from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
 from pipeline.columns import INTEGERS, TEXTS, TableColumns, choose_columns
 from pipeline.config import SynthesizeConfig

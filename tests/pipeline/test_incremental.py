@@ -22,7 +22,7 @@ from pipeline.made import made_keys, open_earlier
 from pipeline.run_date import dated, dated_place
 from pipeline.run_record import claim
 from pipeline.source import RowReader
-from pipeline.stages import GenerateSettings, GenerateStage, PromptStage
+from pipeline.stages import GenerateSettings, GenerateStage
 from pipeline.storage import Store
 from pipeline.synthesize import open_store, settle
 from tests import models
@@ -67,7 +67,7 @@ def make(config: SynthesizeConfig, shards: int | None = None) -> Store:
     stage, reader = GenerateStage(settings, Nobody()), RowReader(run.plan.table, columns, config, frozenset())
     for shard in range(run.plan.shards if shards is None else shards):
         (block,) = reader.blocks(run.plan.shard(shard))
-        stage(PromptStage()(block))
+        stage(block)
     return store
 
 
