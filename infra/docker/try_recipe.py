@@ -127,8 +127,9 @@ class Builder:
         mounted = [path / "proc", path / "dev"]
         subprocess.run(["mount", "-t", "proc", "proc", str(path / "proc")], check=True)
         subprocess.run(["mount", "--rbind", "/dev", str(path / "dev")], check=True)
-        for outside in ["/etc/resolv.conf", *self.binds]:
-            inside = path / outside.lstrip("/")
+        for bind in ["/etc/resolv.conf", *self.binds]:
+            outside, _, target = bind.partition(":")
+            inside = path / (target or outside).lstrip("/")
             if Path(outside).is_dir():
                 inside.mkdir(parents=True, exist_ok=True)
             else:

@@ -286,6 +286,10 @@ def chosen(policy: Object, pod: Pod) -> bool:
 def test_17_all_pods_are_denied_first(overlay: str) -> None:
     (deny,) = [found for found in of_kind(overlay, "NetworkPolicy") if found["metadata"]["name"] == "default-deny"]
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in of_kind(overlay, "NetworkPolicy"):
+        rules = policy["spec"].get("ingress", []) + policy["spec"].get("egress", [])
+        # The schema takes any word here, and the API server refuses it on the day.
+        assert {port["protocol"] for rule in rules for port in rule["ports"]} <= {"TCP", "UDP"}
 
 
 @each_overlay
@@ -390,3 +394,10 @@ def test_25_every_config_map_that_is_named_is_there(overlay: str) -> None:
 def test_26_all_that_has_a_namespace_is_in_one(overlay: str) -> None:
     for found in objects(overlay):
         assert found["kind"] == "Namespace" or found["metadata"]["namespace"] == "promptmill", found["metadata"]["name"]
+
+
+@each_overlay
+def test_27_no_pod_takes_a_label_that_kuberay_chooses_its_own_pods_by(overlay: str) -> None:
+    for pod in ray_pods(overlay):
+        assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & pod.labels.keys()
+        assert not any(label.startswith("ray.io/") for label in pod.labels)
