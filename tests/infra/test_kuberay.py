@@ -15,6 +15,7 @@ import ray
 import yaml
 
 from pipeline.config import SynthesizeConfig
+from pipeline.nightly_config import NightlyConfig
 from tests.infra.kuberay_schema import SCHEMAS
 from tests.infra.rendered import KUBERAY, OVERLAYS, Object, Pod, amount, jobs, objects, of_kind, pods, ray_pods
 
@@ -223,13 +224,13 @@ def test_13_what_ray_counts_is_what_the_pod_requests(overlay: str) -> None:
 
 
 def run_config(overlay: str) -> SynthesizeConfig:
-    """The job's config, without the sections that belong to the command which is run."""
+    """The job's config, as the command that the entrypoint names reads it."""
     (text,) = [
         found["data"]["config.yaml"] for found in of_kind(overlay, "ConfigMap") if "config.yaml" in found["data"]
     ]
-    values = yaml.safe_load(text)
-    values.pop("nightly", None)
-    return SynthesizeConfig.model_validate(values)
+    (command,) = {job["spec"]["entrypoint"].split()[2] for job in jobs(overlay)}
+    kind = {"jobs.synthesize": SynthesizeConfig, "jobs.nightly": NightlyConfig}[command]
+    return kind.model_validate(yaml.safe_load(text))
 
 
 @each_overlay
