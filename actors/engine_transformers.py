@@ -16,6 +16,9 @@ from actors.device import is_device_lost, is_out_of_memory
 from actors.errors import BrokenEngine
 from actors.language_model import load_language_model
 from actors.model_uri import LocalModel
+from actors.packed_batch import PackedBatch, agrees
+from actors.packed_linear import pack_linears
+from actors.padded_batch import Batch, PaddedBatch
 from actors.prefix_cache import CopiedCache, PrefixCache, is_plain
 from actors.sampling import next_tokens, row_generators, said_already
 
@@ -26,8 +29,8 @@ class TransformersEngine:
     """Runs any causal language model that transformers can load; see `actors.contracts.Engine`.
 
     The prefix that a context's requests share goes through the model once; its keys and values serve every later
-    batch. Rows are padded between prefix and request, finished rows leave the batch at once, and a batch that does
-    not fit in memory is halved.
+    batch. Finished rows leave the batch at once, and a batch that does not fit in memory is halved. On a CPU rows lie
+    packed where the model allows it (`actors.packed_batch`), else they are padded between prefix and request.
 
     Args:
         model: where the model lies.
@@ -44,6 +47,8 @@ class TransformersEngine:
     ) -> None:
         self._model, self._tokenizer = load_language_model(model, device, dtype, cache)
         self._device = device
+        if device.type == "cpu":
+            pack_linears(self._model)
         accepted = inspect.signature(self._model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         # Only the last position's logits are wanted; over a whole prompt they are the largest tensor of all.
@@ -52,9 +57,11 @@ class TransformersEngine:
         self._room: int | None = getattr(config, "max_position_embeddings", None)
         self._ends = _end_tokens(self._model, self._tokenizer)
         self._breaks: set[int] | None = None
+        self._packs: bool | None = None  # not known before the first context
         self._context: tuple[Turn, ...] | None = None
         self._chat: Chat
-        self._shared: PrefixCache | CopiedCache
+        self._batch: Batch
+        self._width = 0  # tokens in the prefix
 
     def generate(
         self, context: Sequence[Turn], requests: Sequence[Request], *, max_new_tokens: int, sampling: Sampling
@@ -66,7 +73,7 @@ class TransformersEngine:
             lot: _Lot = []
             for index, request in enumerate(requests):
                 ids = self._chat.suffix(request)
-                if self._room is not None and self._shared.width + len(ids) + max_new_tokens > self._room:
+                if self._room is not None and self._width + len(ids) + max_new_tokens > self._room:
                     results[index] = Generation("", "no_room", 0)
                 else:
                     lot.append((index, request, ids))
@@ -85,7 +92,7 @@ class TransformersEngine:
             return
         if self._context is not None:
             self._context = None
-            self._shared.drop()
+            self._batch.drop()
         chat = Chat(self._tokenizer, context)
         if self._room is not None and len(chat.prefix) >= self._room:
             raise ValueError(
@@ -96,8 +103,17 @@ class TransformersEngine:
         self._model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only)
         # Rows of different lengths need a position for each token and columns that can be masked.
         self._pads = is_plain(cache) and self._takes_positions
-        kind = PrefixCache if self._pads else CopiedCache
-        self._shared = kind(cache, len(chat.prefix))
+        self._width = len(chat.prefix)
+        shared = PrefixCache(cache, self._width) if self._pads else CopiedCache(cache, self._width)
+        padded = PaddedBatch(
+            self._model, shared, masked=self._pads, takes_positions=self._takes_positions, extra=self._last_only
+        )
+        self._batch = padded
+        if self._device.type == "cpu" and self._pads and self._last_only and self._packs is not False:
+            packed = PackedBatch(self._model, cache, self._width)
+            if self._packs is None:
+                self._packs = agrees(packed, padded, chat.prefix)
+            self._batch = packed if self._packs else padded
         self._chat, self._context = chat, context
 
     def _lots(self, lot: _Lot) -> list[_Lot]:
@@ -121,7 +137,7 @@ class TransformersEngine:
             results.update(made)
             return
         # Outside the handler: the exception's traceback would keep the failed batch's tensors alive.
-        self._shared.drop()
+        self._batch.drop()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         middle = len(lot) // 2
@@ -130,17 +146,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _decode(self, lot: _Lot, max_new_tokens: int, sampling: Sampling) -> dict[int, Generation]:
-        width, longest = self._shared.width, max(len(ids) for _, _, ids in lot)
-        cache = self._shared.lend(len(lot), longest + max_new_tokens)
-        pads = [longest - len(ids) for _, _, ids in lot]
-        # Columns: prefix | padding | request | reply. The padding is masked, and positions go on as if it were absent.
-        mask = torch.ones((len(lot), width + longest + max_new_tokens), dtype=torch.long)
-        for row, pad in enumerate(pads):
-            mask[row, width : width + pad] = 0
-        mask = mask.to(self._device)
-        ids = torch.tensor([[0] * pad + row[2] for pad, row in zip(pads, lot, strict=True)], device=self._device)
-        starts = torch.tensor(pads, device=self._device).unsqueeze(1)
-        positions = width + (torch.arange(longest, device=self._device).unsqueeze(0) - starts).clamp(min=0)
+        logits = self._batch.start([ids for _, _, ids in lot], max_new_tokens)
         generators = row_generators([request.seed for _, request, _ in lot], sampling)
         openings = [self._chat.opening(request) for _, request, _ in lot]
         said: torch.Tensor | None = None
@@ -149,12 +155,6 @@ class TransformersEngine:
         written: list[list[int]] = [[] for _ in lot]
         made: dict[int, Generation] = {}
         for step in range(max_new_tokens):
-            # Without padding no mask is needed, and layers that fold the past would not know one.
-            known = {"attention_mask": mask[:, : width + longest + step]} if self._pads else {}
-            if self._takes_positions:
-                known["position_ids"] = positions
-            output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **known, **self._last_only)
-            logits = output.logits[:, -1]
             if step == 0:
                 said = said_already(openings, logits.shape[1], sampling)
                 said = None if said is None else said.to(self._device)
@@ -175,12 +175,12 @@ class TransformersEngine:
                 break
             if len(stay) < len(alive):
                 stay = _fill_holes(stay)
-                self._shared.keep(stay)
+                self._batch.keep(stay)
                 chosen = torch.tensor(stay, device=self._device)
-                mask, positions, drawn = mask[chosen], positions[chosen], drawn[chosen]
+                drawn = drawn[chosen]
                 said = None if said is None else said[chosen]
                 alive = [alive[slot] for slot in stay]
-            ids, positions = drawn.unsqueeze(1), positions[:, -1:] + 1
+            logits = self._batch.step(drawn)
         return made
 
     def _generation(self, ids: list[int], stop: Any, tokens: int) -> Generation:

