@@ -51,6 +51,8 @@ def _print(report: Report) -> None:
             f"{report.committed} committed + {report.rejected} rejected, {report.images} images, "
             f"{report.objects} objects, {report.bytes / 1e6:.1f} MB read"
         )
+    if not report.opened:
+        print("the rows are encrypted and their key is not here: sizes and digests alone were compared")
     if report.sound:
         print("nothing is wrong" + ("" if report.deep else "; --deep also decodes every image and reads its marks"))
         return

@@ -18,7 +18,8 @@ import pyarrow as pa
 from actors.errors import JobError, UserError
 from pipeline.formats import FORMATS
 from pipeline.formats.base import ShardImages
-from pipeline.formats.parquet import write_parquet
+from pipeline.formats.parquet import ParquetFormat, write_parquet
+from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.storage import Store
 
 FORMAT_VERSION = 1
@@ -57,9 +58,11 @@ class Committed:
 class ShardCommitter:
     """Makes shards of one run durable. Safe from many threads, processes and drivers at once."""
 
-    def __init__(self, store: Store, output_format: str, fingerprint: str) -> None:
-        self._store, self._fingerprint = store, fingerprint
-        self._format = FORMATS[output_format]()
+    def __init__(
+        self, store: Store, output_format: str, fingerprint: str, encryption: ParquetEncryption | None = None
+    ) -> None:
+        self._store, self._fingerprint, self._encryption = store, fingerprint, encryption
+        self._format = ParquetFormat(encryption) if encryption else FORMATS[output_format]()
 
     def commit(self, result: ShardResult) -> Committed:
         """Puts the shard's objects and its record.
@@ -115,7 +118,9 @@ class ShardCommitter:
 
     def _put_rejects(self, result: ShardResult) -> dict[str, Any]:
         sink = pa.BufferOutputStream()
-        with write_parquet(sink, result.rejects.schema) as writer:
+        # Whole, whichever columns of the data are encrypted: a reject's reason may quote what is wrong with the row.
+        sealed = self._encryption.properties() if self._encryption else None
+        with write_parquet(sink, result.rejects.schema, sealed=sealed) as writer:
             writer.write_table(result.rejects)
         data = sink.getvalue().to_pybytes()
         entry = _object("", data)

@@ -168,6 +168,16 @@ class Generate(Section):
     actors: Actors = place(Actors(), "the stage's actor pool")
 
 
+class Redact(Section):
+    """Columns that are dropped or hashed before anything is written (docs/privacy.md)."""
+
+    drop: list[str] = option([], "carried columns that are left out, or [prompt, description]")
+    hash: list[str] = option([], "carried columns, id, or [prompt, description], that are replaced by a hash")
+    salt: str | None = place(
+        None, "env:NAME of a variable with the hash's key, base64 of 32 bytes; null = plain SHA-256, open to guesses"
+    )
+
+
 class Select(Section):
     """Which images are kept, by the similarity of image and words; also fills the column `scores`."""
 
@@ -203,6 +213,17 @@ class ContentCredentials(Section):
     timestamp_url: str | None = place(None, "RFC 3161 time stamp service asked for each image; null = no time stamp")
 
 
+class Encryption(Section):
+    """Parquet modular encryption, by PROMPTMILL_PARQUET_KEY or PROMPTMILL_PARQUET_KMS (docs/privacy.md)."""
+
+    columns: list[str] | None = option(
+        None, "columns that are encrypted, the others stay readable; null = whole files, which DuckDB reads too"
+    )
+    key_id: str | None = option(
+        None, "master key's name in the key service of PROMPTMILL_PARQUET_KMS; null = the key PROMPTMILL_PARQUET_KEY"
+    )
+
+
 class Card(Section):
     """What the dataset card says that the run cannot know."""
 
@@ -223,7 +244,16 @@ class Output(Section):
     c2pa: ContentCredentials | None = later_option(
         None, "signer of a C2PA manifest in each image; signatures are random, so files differ between two runs"
     )
+    encryption: Encryption | None = later_option(
+        None, "what of the output is encrypted ({} = all); null = nothing; files differ between two runs"
+    )
     card: Card = place(Card(), "texts of the dataset card")
+
+    @model_validator(mode="after")
+    def _encryptable(self) -> Output:
+        if self.encryption is not None and self.format != "parquet":
+            raise ValueError("encryption needs format parquet: tars and image files have none; see storage.sse")
+        return self
 
 
 class Limits(Section):
@@ -276,6 +306,7 @@ class SynthesizeConfig(Section):
     )
     generate: Generate = option(Generate(), "the image stage")
     select: Select = option(Select(), "which images are kept")
+    redact: Redact | None = later_option(None, "columns that are dropped or hashed before anything is written")
     output: Output = option(Output(), "where and how the dataset is written")
     limits: Limits = option(Limits(), "what a run bears")
     storage: Storage = place(Storage(), "how the output store is spoken to")

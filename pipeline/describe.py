@@ -62,7 +62,9 @@ def _describe(store: Store, records: list[dict[str, Any]], totals: Totals, texts
     # As stored, not as this process would write it: whoever describes the output says the same.
     run = read_run(store)
     output_format = run["identity"]["config"]["output"]["format"]
-    facts = Facts(run, records, totals, read_schema(store, output_format, records), **texts)
+    # The pages are readable by whoever can read the place: of encrypted rows they show nothing, and need no key.
+    sealed = run["identity"]["config"]["output"].get("encryption") is not None
+    facts = Facts(run, records, totals, None if sealed else read_schema(store, output_format, records), **texts)
     store.replace(CARD, render_card(facts).encode())
-    sample = sample_rows(store, output_format, records, _SAMPLE_IMAGES)
+    sample = [] if sealed else sample_rows(store, output_format, records, _SAMPLE_IMAGES)
     store.replace(REPORT, render_report(facts, read_rates(store), sample, evaluation_of(store)).encode())

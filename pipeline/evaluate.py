@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ from actors.features import RESAMPLER, features_name
 from actors.model_uri import LocalModel, resolve_model
 from pipeline.cluster import connected
 from pipeline.describe import describe_again
-from pipeline.evaluate_config import EvaluateConfig
+from pipeline.evaluate_config import EvaluateConfig, Images
 from pipeline.evaluation_report import EVALUATION, METRICS, REPORT, render_evaluation
 from pipeline.extract import Extraction, ExtractSettings, extract_missing
 from pipeline.feature_table import FeatureTable, features_key
@@ -23,6 +23,7 @@ from pipeline.judged import FIGURES, Judged, encode_figures, metric_line
 from pipeline.language_measures import language
 from pipeline.measure import Metric, measure
 from pipeline.pair import paired_figures, pairing
+from pipeline.run_record import RUN, read_run
 from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
@@ -65,7 +66,13 @@ def evaluate(
         raise UserError("measures.lpips compares pairs: set measures.paired=true too, and reference.uri to the truth")
     if config.measures.paired and real is None:
         raise UserError("measures.paired needs reference.uri: the table that holds the truth under the same ids")
-    store, output = _open_output(config)
+    dataset = _dataset(config.generated)
+    store, output = _open_output(config, dataset)
+    if dataset is not None and config.generated.text is None and _settings(dataset).get("redact"):
+        hidden = _settings(dataset)["redact"]
+        if made.text in (*hidden["drop"], *hidden["hash"]):
+            say("the words of the generated images were redacted: what compares images with words is left out")
+            made = replace(made, text=None, language=())
     model = resolve_model(config.features.model, allow_unsafe=config.allow_unsafe_models)
     sets = _sets(config, store, made, real, model)
     if _unfinished(sets):
@@ -81,14 +88,23 @@ def evaluate(
     return {**judged.document, "written": store.public()}
 
 
-def _open_output(config: EvaluateConfig) -> tuple[Store, Store | None]:
+def _dataset(generated: Images) -> Store | None:
+    """The promptmill output that is judged; None where it is another table."""
+    if generated.uri is None or generated.uri.endswith(_FILES) or any(mark in generated.uri for mark in "*?["):
+        return None
+    made = Store(generated.uri, with_sse(generated.options, generated.sse))
+    return made if made.size(RUN) is not None else None
+
+
+def _open_output(config: EvaluateConfig, dataset: Store | None) -> tuple[Store, Store | None]:
     """Where results go, and the promptmill output whose report gets a section, if they lie in one."""
     generated = config.generated
     assert generated.uri is not None
-    dataset = None
-    if not generated.uri.endswith(_FILES) and not any(mark in generated.uri for mark in "*?["):
-        made = Store(generated.uri, with_sse(generated.options, generated.sse))
-        dataset = made if made.size("_run/run.json") is not None else None
+    if config.output.uri is None and dataset is not None and _settings(dataset)["output"].get("encryption") is not None:
+        raise UserError(
+            f"the rows of '{public_uri(generated.uri)}' are encrypted, and an evaluation keeps ids, words and features "
+            "readable: name a place that may hold them in output.uri"
+        )
     if config.output.uri is not None:
         return Store(config.output.uri, with_sse(config.output.options, config.output.sse)), None
     if dataset is None:
@@ -96,6 +112,12 @@ def _open_output(config: EvaluateConfig) -> tuple[Store, Store | None]:
             f"output.uri is not set and '{public_uri(generated.uri)}' is no promptmill output: name a place for results"
         )
     return Store(f"{generated.uri.rstrip('/')}/{EVALUATION}", with_sse(generated.options, generated.sse)), dataset
+
+
+def _settings(dataset: Store) -> dict[str, Any]:
+    """The options that decided the dataset's bytes."""
+    found: dict[str, Any] = read_run(dataset)["identity"]["config"]
+    return found
 
 
 def _sets(config: EvaluateConfig, store: Store, made: ImageTable, real: ImageTable | None, model: LocalModel) -> _Sets:

@@ -53,6 +53,11 @@ class Facts:
         return config
 
     @property
+    def encrypted(self) -> bool:
+        """Whether rows are: then nothing of them is shown."""
+        return self.config["output"].get("encryption") is not None
+
+    @property
     def fingerprint(self) -> str:
         """Hash of everything that determines the output."""
         return str(self.run["fingerprint"])

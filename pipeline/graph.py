@@ -18,10 +18,11 @@ from actors.scorer import ScorerSettings
 from pipeline.board import Board
 from pipeline.config import Actors, Expand, SynthesizeConfig
 from pipeline.image_uris import ImagePlaces
+from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
 from pipeline.run_record import Run
 from pipeline.server_side_encryption import with_sse
-from pipeline.source import ShardSource
+from pipeline.source import ShardSource, redaction
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage
 from pipeline.storage import Store
 from promptmill import __version__
@@ -69,7 +70,7 @@ def outcomes(
         )
     dataset = dataset.map_batches(
         GenerateStage,
-        fn_constructor_args=(_generate_settings(config, run, store), board),
+        fn_constructor_args=(generate_settings(config, run, store), board),
         batch_size=None,
         batch_format="pyarrow",
         **pool(config.generate.actors, threads=2),
@@ -128,7 +129,8 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
     return {name: load_recipe(name).model_copy(update=own).canonical() for name in sorted(wanted)}
 
 
-def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
+def generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
+    """What an image actor is told."""
     honoured = run.plan.columns.honoured
     own = config.prompts
     places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", with_sse(own.options, own.sse))
@@ -148,7 +150,16 @@ def _generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gene
         candidates=config.generate.candidates,
         select=select_settings(config),
         signer=signer_settings(config),
+        encryption=encryption_settings(config),
+        redaction=redaction(config),
+        prompt=run.plan.columns.prompt,
     )
+
+
+def encryption_settings(config: SynthesizeConfig) -> ParquetEncryption | None:
+    """What of the output is encrypted; None where nothing is."""
+    own = config.output.encryption
+    return None if own is None else ParquetEncryption(None if own.columns is None else tuple(own.columns), own.key_id)
 
 
 def signer_settings(config: SynthesizeConfig) -> CredentialSettings | None:

@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from actors.errors import UserError
+from pipeline.parquet_keys import open_parquet
 from pipeline.storage_errors import public_uri
 
 LARGEST = 1 << 30
@@ -43,7 +43,7 @@ class PlainParquet:
 
     def __init__(self, stream: Any, where: str, **options: Any) -> None:
         self._stream, self._where = stream, where
-        self._file = pq.ParquetFile(stream, **options)
+        self._file = open_parquet(stream, where, **options)
         self.metadata = self._file.metadata
         self.stored: pa.Schema = self._file.schema_arrow
 
@@ -98,7 +98,7 @@ class PlainParquet:
     def _unpacked(self, group: int, leaves: list[str], limit: int) -> int:
         """Bytes of a row group's dictionary-encoded values; stops counting above the limit."""
         size, position = 0, self._stream.tell()
-        file = pq.ParquetFile(self._stream, read_dictionary=leaves)
+        file = open_parquet(self._stream, self._where, read_dictionary=leaves)
         for batch in file.iter_batches(_BATCH, row_groups=[group], columns=leaves, use_threads=False):
             size += sum(_bytes_of(column) for column in batch.columns)
             if size > limit:

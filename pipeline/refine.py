@@ -26,10 +26,13 @@ from actors.checks import missing_words
 from actors.errors import JobError, UserError
 from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
+from pipeline.graph import encryption_settings
 from pipeline.page import render_page
+from pipeline.parquet_keys import open_parquet
 from pipeline.plain_parquet import refuse_objects
 from pipeline.prompts import open_fs, read_rows
 from pipeline.refine_config import RefineConfig
+from pipeline.source import redaction
 from pipeline.storage import Store
 from pipeline.synthesize import open_store, settle, synthesize
 
@@ -77,6 +80,8 @@ def refine(
     best: dict[str, Best] = {}
     rounds: list[Round] = []
     images, reason = 0, f"refine.rounds={own.rounds} rounds were made"
+    if redaction(config).hides_words:
+        raise UserError("refine reads words back from its rounds, which redact hides: leave prompt and description in")
     for number in range(own.rounds + 1):
         run = _round_config(config, number)
         if number:
@@ -85,7 +90,7 @@ def refine(
             if table.num_rows == 0:
                 reason = "no prompt is left"
                 break
-            _put_prompts(store, number, _parquet(table))
+            _put_prompts(store, number, table, config)
         say(f"round {number}")
         summary = synthesize(run, address=address, quiet=quiet, debug=debug, say=say)
         images += summary.totals.images
@@ -129,9 +134,12 @@ def _prompts(number: int) -> str:
     return f"prompts/round-{number}.parquet"
 
 
-def _put_prompts(store: Store, number: int, data: bytes) -> None:
+def _put_prompts(store: Store, number: int, table: pa.Table, config: RefineConfig) -> None:
     name = _prompts(number)
-    if not store.create(name, data) and store.read(name) != data:
+    if store.create(name, _parquet(table, config)):
+        return
+    # Tables and not bytes: an encrypted table is another file each time.
+    if open_parquet(io.BytesIO(store.read(name) or b""), store.public(name)).read() != table:
         raise UserError(
             f"'{store.public(name)}' names other prompts than this run chooses: it was made with other settings of "
             "refine; set them back, or choose another output.uri"
@@ -190,7 +198,7 @@ def _write_best(store: Store, config: RefineConfig, best: dict[str, Best], round
             names = names or table.column_names
             kept = table.select(names).filter(pc.is_in(table["prompt_id"], value_set=mine))
             written.add(f"{BEST}/round-{number}-{shard:06d}.parquet")
-            store.replace(f"{BEST}/round-{number}-{shard:06d}.parquet", _parquet(kept))
+            store.replace(f"{BEST}/round-{number}-{shard:06d}.parquet", _parquet(kept, config))
     # An earlier run may have gone through more rounds: what it left would double prompts.
     for entry in store.list(BEST):
         if entry.name not in written:
@@ -203,13 +211,14 @@ def _shards(store: Store, columns: tuple[str, ...] | None = None) -> Iterator[pa
         if opened is None:
             raise JobError(f"'{store.public(record['data']['name'])}' is gone, and the record of its shard names it")
         with opened as stream:
-            table = pq.read_table(stream, columns=None if columns is None else list(columns))
+            own = open_parquet(stream, store.public(record["data"]["name"]))
+            table = own.read(None if columns is None else list(columns))
         for field in table.schema:
             refuse_objects(field, store.public(record["data"]["name"]))
         yield table
 
 
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
+def _parquet(table: pa.Table, config: RefineConfig) -> bytes:
+    sealed, sink = encryption_settings(config), io.BytesIO()
+    pq.write_table(table, sink, encryption_properties=sealed.properties() if sealed else None)
     return sink.getvalue()

@@ -59,6 +59,9 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
     row = find_row(store, config.output.format, records, image_id)
     if row is None:
         raise UserError(f"output '{store.public()}' has no image with id '{image_id}'; ids are in the column 'id'")
+    redacted = config.redact
+    if redacted is not None and "description" in (*redacted.drop, *redacted.hash):
+        raise UserError(f"the words of '{store.public()}' were redacted, so no image can be rendered from its row")
     uri = model or record["models"]["generate"]
     found = resolve_model(uri, allow_unsafe=allow_unsafe)
     if found.sha256 != record["identity"]["models"]["generate"]:

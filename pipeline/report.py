@@ -127,11 +127,12 @@ def _stages(rates: Rates | None) -> list[Bar]:
 
 def _picture(row: OutputRow) -> Picture:
     values = row.values
-    description = values["description"] if values["description"] != values["prompt"] else ""
+    prompt = values["prompt"] or ""  # null where words are redacted
+    description = values["description"] if values["description"] not in (None, prompt) else ""
     return Picture(
         source=_data_uri(row),
         id=visible(shortened(values["id"], 120)),
-        prompt=visible(shortened(values["prompt"], _TEXT)),
+        prompt=visible(shortened(prompt, _TEXT)),
         description=visible(shortened(description, _TEXT)),
         status=visible(values["description_status"]),
         similarity=figure((values.get("scores") or {}).get("similarity")),

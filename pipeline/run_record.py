@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from actors.errors import UserError
@@ -50,11 +51,13 @@ def describe_run(
     columns: TableColumns,
     models: ModelHashes,
     recipes: dict[str, str],
+    checks: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Run:
     """Computes the run's fingerprint and compares it with the one that owns the output, writing nothing.
 
     Args:
         recipes: the full text of each recipe that the run may use, by name.
+        checks: what tells keys of the environment from others (None: there is none): one output, one key.
 
     Raises:
         UserError: the output belongs to another fingerprint; the message shows what differs.
@@ -74,6 +77,7 @@ def describe_run(
         "models": {"expand": models.expand, "generate": models.generate, "select": models.select},
         "recipes": recipes,
     }
+    identity |= {name: check for name, check in checks.items() if check is not None}
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     record = {
         "format": FORMAT_VERSION,

@@ -40,15 +40,23 @@ def read_key(reference: str, option: str, sizes: Collection[int]) -> bytes:
     """
     name = key_name(reference, option)
     hide_variable(name)
-    value = os.environ.get(name)
-    make = f"e.g. {name}=$(openssl rand -base64 {max(sizes)})"
+    value = os.environ.get(name, "")
     if not value:
-        raise UserError(f"{option} names the environment variable {name}, which is not set here; {make}, on every node")
+        raise UserError(f"{option} needs the environment variable {name}, which is not set here; {_make(name, sizes)}")
+    return decode_key(value, name, sizes)
+
+
+def decode_key(value: str, name: str, sizes: Collection[int]) -> bytes:
+    """A variable's base64 as a key; raises `UserError`, which does not quote it."""
     try:
         key = base64.b64decode(value.strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise UserError(f"the environment variable {name} ({option}) holds no base64; {make}") from None
+        raise UserError(f"the environment variable {name} holds no base64; {_make(name, sizes)}") from None
     if len(key) not in sizes:
         wanted = " or ".join(str(size) for size in sorted(sizes))
-        raise UserError(f"the environment variable {name} ({option}) holds {len(key)} bytes, not {wanted}; {make}")
+        raise UserError(f"the environment variable {name} holds {len(key)} bytes, not {wanted}; {_make(name, sizes)}")
     return key
+
+
+def _make(name: str, sizes: Collection[int]) -> str:
+    return f"e.g. {name}=$(openssl rand -base64 {max(sizes)}), on every node"

@@ -23,6 +23,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.described import prompts_as_descriptions
 from pipeline.plan import Plan, ShardPlan
 from pipeline.prompts import PromptTable, open_fs, read_rows
+from pipeline.redact import Redaction
 
 
 class ShardSource(Datasource):
@@ -53,6 +54,12 @@ class ShardSource(Datasource):
         return tasks
 
 
+def redaction(config: SynthesizeConfig) -> Redaction:
+    """What is dropped and hashed; nothing where the config has no such section."""
+    own = config.redact
+    return Redaction() if own is None else Redaction(tuple(own.drop), tuple(own.hash), own.salt)
+
+
 def _read_shard(reader: Any, shard: ShardPlan) -> Iterable[pa.Table]:
     found: RowReader = ray.get(reader)
     return found.blocks(shard)
@@ -65,6 +72,7 @@ class RowReader:
         self, table: PromptTable, columns: c.TableColumns, config: SynthesizeConfig, recipes: frozenset[str]
     ) -> None:
         self._table, self._columns, self._config, self._recipes = table, columns, config, recipes
+        self._redaction = redaction(config)
 
     def blocks(self, shard: ShardPlan) -> Iterable[pa.Table]:
         """The shard as one block, with descriptions where no LLM writes them."""
@@ -83,6 +91,9 @@ class RowReader:
     def prepare(self, table: pa.Table, shard: ShardPlan) -> pa.Table:
         """Adds the control columns (see `pipeline.columns`)."""
         ids, doubled = shard.ids(table, self._columns)
+        own = table["id"].to_pylist() if "id" in self._columns.honoured else [None] * table.num_rows
+        ids = self._redaction.ids(ids, [str(value or "") != "" for value in own])
+        table = self._redaction.rows(table)
         asked: dict[str, list[Any]] = {name: [] for name in _ASKED}
         rejects: list[RowError | None] = []
         honoured = {

@@ -25,7 +25,10 @@ class ImageSpool:
     """Takes what the generator makes of one shard (an `actors.contracts.ImageSink`), from several threads."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = (directory / "images.spool").open("wb+")
+        path = directory / "images.spool"
+        self._file = path.open("wb+")
+        # Without a name from now on: whatever kills this process, the images do not stay behind in the clear.
+        path.unlink()
         self._lock = threading.Lock()
         self._end = 0
         self.images: dict[int, SpooledImage] = {}

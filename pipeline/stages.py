@@ -28,7 +28,9 @@ from pipeline.commit import ShardCommitter, ShardResult
 from pipeline.described import described
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
+from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
+from pipeline.redact import Redaction
 from pipeline.select import select
 from pipeline.spool import ImageSpool
 from pipeline.storage import Store
@@ -109,6 +111,9 @@ class GenerateSettings:
     candidates: int = 1
     select: ScorerSettings | None = None
     signer: CredentialSettings | None = None
+    encryption: ParquetEncryption | None = None
+    redaction: Redaction | None = None
+    prompt: str = "prompt"
 
 
 class GenerateStage:
@@ -127,7 +132,9 @@ class GenerateStage:
         )
         device = use_resources(settings.render.cpus, settings.render.gpus)
         self._scorer = Scorer(settings.select, device) if settings.select else None
-        self._committer = ShardCommitter(settings.store, settings.output_format, settings.fingerprint)
+        self._committer = ShardCommitter(
+            settings.store, settings.output_format, settings.fingerprint, settings.encryption
+        )
         board.event("generate", "ready")
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -165,6 +172,9 @@ class GenerateStage:
                 block, kept, similarity = chosen.block, chosen.kept, chosen.similarity
             rows = output_rows(block, sheet, kept, spool.images, settings.carried, similarity)
             rejects = reject_rows(block, settings.read)
+            if settings.redaction is not None:
+                rows = settings.redaction.output(rows)
+                rejects = settings.redaction.rejects(rejects, settings.prompt)
             images = ShardImages(lambda row: spool.read(kept[row]), settings.encoding.replace("jpeg", "jpg"))
             planned = len(set(block[c.ROW].to_pylist()))
             result = ShardResult(shard, planned, rows, images, rejects, _counts(block))

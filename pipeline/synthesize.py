@@ -19,16 +19,17 @@ from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
 from pipeline.board import Board
 from pipeline.cluster import connected, missing_resources, without_gpus
-from pipeline.columns import choose_columns
+from pipeline.columns import OUTPUT_FIELDS, choose_columns
 from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
 from pipeline.describe import describe_output, is_described
 from pipeline.drivers import announced
-from pipeline.graph import outcomes, recipe_texts, signer_settings
+from pipeline.graph import encryption_settings, outcomes, recipe_texts, signer_settings
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
 from pipeline.server_side_encryption import with_sse
+from pipeline.source import redaction
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
 from pipeline.timings import Rates, read_rates
@@ -72,14 +73,19 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
     unsafe = config.allow_unsafe_models
     painter = resolve_model(config.generate.model, allow_unsafe=unsafe)
     mends = config.generate.backend == "gan" and task_of(painter.path) != "words"
-    columns = choose_columns(table.schema, config.prompts, pictures=mends)
+    redacted = redaction(config)
+    columns = redacted.choose(table.schema, choose_columns(table.schema, config.prompts, pictures=mends))
     recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
     models = ModelHashes(
         expand=resolve_model(config.expand.model, allow_unsafe=unsafe).sha256 if config.expand else None,
         generate=painter.sha256,
         select=resolve_model(config.select.model, allow_unsafe=unsafe).sha256 if config.selects else None,
     )
-    return describe_run(store, config, table, columns, models, recipes), recipes
+    checks = {"redact_salt": redacted.salt_check()}
+    sealed = encryption_settings(config)
+    if sealed is not None:
+        checks["encryption_key"] = sealed.check([*(field.name for field in OUTPUT_FIELDS), *columns.carried])
+    return describe_run(store, config, table, columns, models, recipes, checks), recipes
 
 
 def synthesize(

@@ -25,6 +25,7 @@ from pipeline.drivers import noted
 from pipeline.finding import Finding, ShardCheck
 from pipeline.formats import FORMATS
 from pipeline.id_census import IdCensus
+from pipeline.parquet_keys import KEY, has_keys
 from pipeline.quarantine import quarantine, reopen
 from pipeline.record_shape import objects_of, shard_of
 from pipeline.run_record import RUN
@@ -32,6 +33,8 @@ from pipeline.storage import Store
 
 REPORT_VERSION = 1
 _SHOWN_DOUBLES = 100
+_TRIED = 8
+"""Shards that may be damaged before it is given up to find out by them whether the key is right."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Outline:
     output_format: str
     rows: int
     shard_rows: int
+    encrypted: bool = False
 
     @property
     def shards(self) -> int:
@@ -61,6 +65,7 @@ class Report:
 
     output: str
     deep: bool
+    opened: bool = True
     outline: Outline | None = None
     recorded: int = 0
     sound_shards: int = 0
@@ -88,6 +93,7 @@ class Report:
             "output": self.output,
             "fingerprint": own.fingerprint if own else None,
             "deep": self.deep,
+            "opened": self.opened,
             "sound": self.sound,
             "shards": {"planned": own.shards if own else None, "recorded": self.recorded, "sound": self.sound_shards},
             "rows": {
@@ -132,10 +138,15 @@ def verify(store: Store, *, deep: bool = False, repair: bool = False, workers: i
     own = report.outline
     recorded = committed_shards(store)
     report.recorded = len(recorded)
+    report.opened = not own.encrypted or _opens(store, own, recorded)
+    if deep and not report.opened:
+        raise UserError(f"the rows of '{store.public()}' are encrypted and their key is not here: --deep needs {KEY}")
     shards = [*range(own.shards), *sorted(shard for shard in recorded if shard >= own.shards)]
     checks: dict[int, ShardCheck] = {}
     with IdCensus() as census, CountProgress("shards", len(shards), quiet=quiet) as progress:
-        checker = ShardChecker(store, own.output_format, own.fingerprint, deep=deep, take_id=census.take)
+        checker = ShardChecker(
+            store, own.output_format, own.fingerprint, deep=deep, opens=report.opened, take_id=census.take
+        )
         for check, stray in _checked(store, checker, own, shards, workers):
             checks[check.shard] = check
             _add(report, check, stray)
@@ -145,6 +156,18 @@ def verify(store: Store, *, deep: bool = False, repair: bool = False, workers: i
     if repair and not report.sound:
         _repair(store, report, checks, doubled)
     return report
+
+
+def _opens(store: Store, own: Outline, recorded: set[int]) -> bool:
+    """Whether the keys that are here open an encrypted output."""
+    form = FORMATS[own.output_format]()
+    for shard in sorted(recorded)[:_TRIED]:
+        try:
+            if form.read_header(store, form.data_name(shard)) is not None:
+                return True
+        except UserError:
+            return False
+    return has_keys()
 
 
 def read_outline(store: Store) -> Outline:
@@ -170,6 +193,7 @@ def _read_outline(store: Store, report: Report) -> str | None:
             identity["config"]["output"]["format"],
             int(identity["table"]["rows"]),
             int(identity["config"]["shards"]["rows"]),
+            identity["config"]["output"].get("encryption") is not None,
         )
     except NewerFormat:
         raise

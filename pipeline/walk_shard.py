@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from actors.marks import TRAINED_ALGORITHMIC_MEDIA, produce_id, read_marks
+from pipeline.parquet_keys import open_parquet
 from pipeline.plain_parquet import PlainParquet
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -64,8 +64,8 @@ def walk_rows(
 
 def count_rows(path: Path) -> int:
     """Rows of a Parquet file by its footer; raises `Unreadable`."""
-    with _said():
-        return int(pq.read_metadata(path).num_rows)
+    with _said(), path.open("rb") as stream:
+        return int(open_parquet(stream, path.name).metadata.num_rows)
 
 
 def reasons_in(path: Path) -> dict[str, int]:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import IMAGE, OUTPUT_FIELDS
 from pipeline.formats.base import HEADER_KEY, Part, ShardFormat, ShardImages
+from pipeline.parquet_encryption import ParquetEncryption, parquet_leaves
+from pipeline.parquet_keys import open_parquet
 from pipeline.storage import Store
 
 # The Hub's viewer reads a row group at a time; its own writer uses 100 rows for images.
@@ -21,9 +23,16 @@ _HUGGING_FACE = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}
 
 
 class ParquetFormat(ShardFormat):
-    """One Parquet file a shard."""
+    """One Parquet file a shard.
+
+    Args:
+        encryption: of the files that are written; what is read says so of itself.
+    """
 
     suffix = ".parquet"
+
+    def __init__(self, encryption: ParquetEncryption | None = None) -> None:
+        self._encryption = encryption
 
     def parts(self, shard: int, rows: pa.Table, images: ShardImages) -> Iterator[Part]:
         """None: the images are in the rows."""
@@ -36,7 +45,8 @@ class ParquetFormat(ShardFormat):
         position = [f.name for f in OUTPUT_FIELDS].index("image")
         schema = rows.schema.insert(position, pa.field("image", IMAGE))
         schema = schema.with_metadata({"huggingface": _HUGGING_FACE, HEADER_KEY: json.dumps(header, sort_keys=True)})
-        with write_parquet(target, schema, plain=["image.bytes"]) as writer:
+        sealed = self._encryption.properties(schema) if self._encryption else None
+        with write_parquet(target, schema, plain=["image.bytes"], sealed=sealed) as writer:
             for start in range(0, rows.num_rows, _ROW_GROUP):
                 chunk = rows.slice(start, _ROW_GROUP)
                 # The path gives `datasets` a file name with the right extension; ids never become paths.
@@ -59,9 +69,16 @@ class ParquetFormat(ShardFormat):
         return read_parquet_schema(store, name)
 
 
-def write_parquet(target: Path | pa.NativeFile, schema: pa.Schema, plain: Sequence[str] = ()) -> pq.ParquetWriter:
-    """A Parquet writer with the project's settings; columns named in ``plain`` hold data that is compressed already."""
-    compression = {path: ("NONE" if path in plain else "ZSTD") for path in _leaves(schema)}
+def write_parquet(
+    target: Path | pa.NativeFile, schema: pa.Schema, plain: Sequence[str] = (), sealed: Any = None
+) -> pq.ParquetWriter:
+    """A Parquet writer with the project's settings.
+
+    Args:
+        plain: columns whose data is compressed already.
+        sealed: encryption properties of the file; None = not encrypted.
+    """
+    compression = {path: ("NONE" if path in plain else "ZSTD") for path in parquet_leaves(schema)}
     return pq.ParquetWriter(
         target,
         schema,
@@ -69,6 +86,7 @@ def write_parquet(target: Path | pa.NativeFile, schema: pa.Schema, plain: Sequen
         use_dictionary=[path for path in compression if path not in plain],
         write_page_index=True,
         store_schema=True,
+        encryption_properties=sealed,
     )
 
 
@@ -87,15 +105,6 @@ def read_parquet_schema(store: Store, name: str) -> pa.Schema | None:
 
 def _footer(store: Store, name: str) -> pa.Schema | None:
     try:
-        return store.parse(name, lambda stream: pq.ParquetFile(stream).schema_arrow)
+        return store.parse(name, lambda stream: open_parquet(stream, store.public(name)).schema_arrow)
     except pa.ArrowInvalid:
         return None
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Dotted paths of the Parquet leaf columns that a schema becomes."""
-    # Only Parquet's own mapping knows the names inside lists and maps: let it write an empty file and read them there.
-    sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
-    parquet = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    return [parquet.column(i).path for i in range(len(parquet))]

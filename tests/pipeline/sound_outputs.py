@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
 from actors.marks import mark
 from pipeline.commit import ShardCommitter, ShardResult, encode_record
 from pipeline.formats.base import ShardImages
+from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.run_record import RUN
 from pipeline.storage import Store
 from tests.pipeline.outputs import output_table, put_run, reject_table
@@ -45,19 +48,26 @@ def shard_result(shard: int, ids_of: int | None = None) -> ShardResult:
     )
 
 
-def fingerprint_of(output_format: str, shards: int) -> str:
+def fingerprint_of(output_format: str, shards: int, encryption: ParquetEncryption | None = None) -> str:
     """Puts no object: the fingerprint that `make_sound_output` gives such an output."""
-    record = put_run(Store("memory://fingerprints"), output_format, shards * PER_SHARD, [], shards={"rows": PER_SHARD})
+    record = put_run(Store("memory://fingerprints"), output_format, shards * PER_SHARD, [], **_config(encryption))
     return hashlib.sha256(json.dumps(record["identity"], sort_keys=True).encode()).hexdigest()
 
 
-def make_sound_output(where: Path | str | Store, output_format: str, shards: int = 4) -> tuple[Store, ShardCommitter]:
+def make_sound_output(
+    where: Path | str | Store, output_format: str, shards: int = 4, encryption: ParquetEncryption | None = None
+) -> tuple[Store, ShardCommitter]:
     """An output as an undisturbed run leaves it, and the committer that made it."""
     store = where if isinstance(where, Store) else Store(str(where))
-    record = put_run(store, output_format, shards * PER_SHARD, [], shards={"rows": PER_SHARD})
-    record["fingerprint"] = fingerprint_of(output_format, shards)
+    record = put_run(store, output_format, shards * PER_SHARD, [], **_config(encryption))
+    record["fingerprint"] = fingerprint_of(output_format, shards, encryption)
     store.replace(RUN, encode_record(record))
-    committer = ShardCommitter(store, output_format, record["fingerprint"])
+    committer = ShardCommitter(store, output_format, record["fingerprint"], encryption)
     for shard in range(shards):
         committer.commit(shard_result(shard))
     return store, committer
+
+
+def _config(encryption: ParquetEncryption | None) -> dict[str, Any]:
+    own: dict[str, Any] = {"shards": {"rows": PER_SHARD}}
+    return own | ({"output": {"encryption": asdict(encryption)}} if encryption else {})
