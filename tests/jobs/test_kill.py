@@ -16,22 +16,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-SHARDS = 150
+from pipeline.config import SynthesizeConfig
+from pipeline.config_file import load_config
+from pipeline.synthesize import synthesize
+
+SHARDS = 120
 
 
-@pytest.fixture
-def command(tmp_path: Path, tiny_gan: Path) -> Callable[[str], list[str]]:
-    table = tmp_path / "prompts.parquet"
+Command = Callable[[Path], list[str]]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory, tiny_gan: Path) -> Command:
+    table = tmp_path_factory.mktemp("table") / "prompts.parquet"
     prompts = [f"a red heart number {i}" if i % 7 else "" for i in range(2 * SHARDS)]
     pq.write_table(pa.table({"prompt": prompts}), table)
 
-    def command(output: str) -> list[str]:
+    def command(output: Path) -> list[str]:
         return [
-            sys.executable, "-m", "jobs.synthesize", f"prompts.uri={table}", f"output.uri={tmp_path / output}",
+            sys.executable, "-m", "jobs.synthesize", f"prompts.uri={table}", f"output.uri={output}",
             f"generate.model={tiny_gan}", "expand=null", "shards.rows=2", "limits.max_reject_fraction=1",
         ]  # fmt: skip
 
     return command
+
+
+def read(command: list[str]) -> SynthesizeConfig:
+    """The config of a command."""
+    return load_config(SynthesizeConfig, None, command[3:])
+
+
+@pytest.fixture(scope="module")
+def calm(command: Command, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of an undisturbed run."""
+    output = tmp_path_factory.mktemp("calm") / "out"
+    synthesize(read(command(output)), quiet=True)
+    return dataset(output)
 
 
 def dataset(root: Path) -> dict[str, str]:
@@ -98,57 +118,55 @@ def _ancestors(pid: int) -> list[int]:
     return line
 
 
-def test_killed_driver_and_actors_leave_the_bytes_of_an_undisturbed_run(
-    tmp_path: Path, command: Callable[[str], list[str]]
+def disturbed(
+    command: list[str], root: Path, records: int, number: signal.Signals, status: int, last: str | None
 ) -> None:
-    subprocess.run(command("calm"), check=True, capture_output=True)
-    rough = tmp_path / "rough"
+    """A start that a signal ends when the dataset has so many records; ``last`` is in what it says."""
+    with driver(command) as run:
+        wait_for_records(root, records, run)
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == status, errors.decode()
+    assert b"Traceback" not in errors
+    assert last is None or last in errors.decode()
+    assert records <= len(list(root.glob("_run/shards/*.json"))) < SHARDS
 
-    with driver(command("rough")) as first:
-        wait_for_records(rough, 10, first)
-        first.kill()
-        first.wait()
-    assert len(list(rough.glob("_run/shards/*.json"))) < SHARDS
+
+def test_signalled_and_killed_drivers_and_killed_actors_leave_the_bytes_of_an_undisturbed_run(
+    tmp_path: Path, command: Command, calm: dict[str, str]
+) -> None:
+    """One dataset: Ctrl-C, a spot machine's SIGTERM, SIGKILL of the driver, then of actors, twice; at last no work."""
+    rough, goes_on = tmp_path / "rough", "the same command goes on from here"
+    disturbed(command(rough), rough, 3, signal.SIGINT, 130, goes_on)
+    disturbed(command(rough), rough, 20, signal.SIGTERM, 143, goes_on)
+    disturbed(command(rough), rough, 35, signal.SIGKILL, -signal.SIGKILL, None)
 
     killed = 0
-    with driver(command("rough")) as second:
-        for records in (30, 70):
-            wait_for_records(rough, records, second)
-            for pid in generator_actors(second.pid):
+    with driver(command(rough)) as run:
+        for records in (55, 80):
+            wait_for_records(rough, records, run)
+            for pid in generator_actors(run.pid):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        _, errors = second.communicate(timeout=300)
-        assert second.returncode == 0, errors.decode()
+        _, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors.decode()
     assert killed >= 2
-    assert dataset(rough) == dataset(tmp_path / "calm")
+    assert dataset(rough) == calm
 
     before = {p: p.stat().st_mtime_ns for p in rough.rglob("*") if p.is_file()}
-    subprocess.run(command("rough"), check=True, capture_output=True)
+    subprocess.run(command(rough), check=True, capture_output=True)
     assert {p: p.stat().st_mtime_ns for p in rough.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_a_run_with_a_sentence_and_leave_finished_shards(
-    tmp_path: Path, command: Callable[[str], list[str]], number: signal.Signals, status: int
-) -> None:
-    with driver(command("cut")) as run:
-        wait_for_records(tmp_path / "cut", 5, run)
-        run.send_signal(number)
-        _, errors = run.communicate(timeout=60)
-        assert run.returncode == status
-    assert b"the same command goes on from here" in errors
-    assert b"Traceback" not in errors
-    assert list((tmp_path / "cut/_run/shards").glob("*.json"))
-
-
-def test_two_drivers_on_one_output_make_one_dataset(tmp_path: Path, command: Callable[[str], list[str]]) -> None:
+@pytest.mark.campaign
+def test_two_drivers_on_one_output_make_one_dataset(tmp_path: Path, command: Command, calm: dict[str, str]) -> None:
     """The first driver is paused while the second one finishes everything; when it wakes it changes nothing."""
     shared = tmp_path / "shared"
-    with driver(command("shared")) as first:
+    with driver(command(shared)) as first:
         wait_for_records(shared, 1, first)
         first.send_signal(signal.SIGSTOP)
         try:
-            second = subprocess.run(command("shared"), capture_output=True, check=False, timeout=300)
+            second = subprocess.run(command(shared), capture_output=True, check=False, timeout=300)
             assert second.returncode == 0, second.stderr.decode()
             before = dataset(shared)
         finally:
@@ -156,6 +174,19 @@ def test_two_drivers_on_one_output_make_one_dataset(tmp_path: Path, command: Cal
         _, errors = first.communicate(timeout=300)
         assert first.returncode == 0, errors.decode()
     assert b"1 other run(s) work on this output too" in second.stderr
-    assert dataset(shared) == before
-    subprocess.run(command("alone"), check=True, capture_output=True)
-    assert dataset(shared) == dataset(tmp_path / "alone")
+    assert dataset(shared) == before == calm
+
+
+def test_a_driver_that_wakes_up_when_its_shards_are_made_adopts_them(
+    tmp_path: Path, command: Command, calm: dict[str, str], local_ray: None
+) -> None:
+    """The same within one process: the first run waits between its plan and its work while the second one finishes."""
+    config = read(command(tmp_path / "out"))
+
+    def late(remark: str) -> None:
+        if "shards to make" in remark:
+            assert synthesize(config, quiet=True).made_shards == SHARDS
+
+    first = synthesize(config, quiet=True, say=late)
+    assert (first.made_shards, first.adopted_shards) == (0, SHARDS)
+    assert dataset(tmp_path / "out") == calm
