@@ -30,7 +30,7 @@ def made_once(target: Path, fill: Callable[[Path], None]) -> Path:
     Raises:
         UserError: the cache cannot be written.
     """
-    if target.is_dir():
+    if _use(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +42,22 @@ def made_once(target: Path, fill: Callable[[Path], None]) -> Path:
             "point PROMPTMILL_CACHE at a directory that can"
         ) from error
     try:
-        if not target.is_dir():
+        if not _use(target):
             _fill_and_rename(target, fill)
     finally:
         lock.release()
     return target
+
+
+def _use(target: Path) -> bool:
+    """Whether the directory is there; its modification time becomes now, the time of its last use."""
+    try:
+        os.utime(target)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return target.is_dir()  # a cache that others fill and that may only be read
+    return True
 
 
 def _fill_and_rename(target: Path, fill: Callable[[Path], None]) -> None:

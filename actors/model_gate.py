@@ -52,6 +52,20 @@ def check_contents(root: Path, names: Iterable[str], where: str) -> None:
             _check_config(_read(path, name, where), name, where)
 
 
+def check_adapter(root: Path, names: Iterable[str], where: str) -> None:
+    """Refuses what is no LoRA adapter in safetensors. Raises `UserError`."""
+    if not any(name.endswith(".safetensors") for name in names) or any(
+        PurePosixPath(name).suffix in PICKLES or name.endswith(".gguf") for name in names
+    ):
+        raise UserError(f"the LoRA adapter {where} is not in safetensors: convert it")
+    for name in names:
+        if PurePosixPath(name).name == "adapter_config.json":
+            told = _read(root / name, name, where)
+            kind = told.get("peft_type") if isinstance(told, dict) else None
+            if kind != "LORA":
+                raise UserError(f"the adapter {where} is no LoRA ({name}: peft_type is {str(kind)[:40]!r})")
+
+
 def _read(path: Path, name: str, where: str) -> Any:
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"the model {where} cannot be loaded: {name} is larger than {_MOST_BYTES >> 20} MiB")

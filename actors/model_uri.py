@@ -9,20 +9,17 @@ hf://org/name[@rev]     the same, downloaded where it is missing
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-
 from actors.errors import JobError, UserError
-from actors.model_cache import default_cache, made_once
+from actors.model_cache import default_cache
 from actors.model_files import PICKLES, SAFE_WEIGHTS, check_weights, content_hash, list_files, relevant
-from actors.model_gate import check_contents
+from actors.model_gate import check_adapter, check_contents
+from actors.store_copy import copy_from_store
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -44,17 +41,21 @@ class LocalModel:
     trusted: bool = False
 
 
-def resolve_model(uri: str, *, cache: Path | None = None, allow_unsafe: bool = False) -> LocalModel:
+def resolve_model(
+    uri: str, *, cache: Path | None = None, allow_unsafe: bool = False, expect: str | None = None, adapter: bool = False
+) -> LocalModel:
     """Finds the model (copying it to this node where need be), and checks that it is safe to load.
 
     Args:
         uri: see the module's table.
         cache: where copies go; ``None`` means `default_cache`.
         allow_unsafe: the config's ``allow_unsafe_models``: pickles and the model's own code are allowed too.
+        expect: the ``sha256`` that it must have: each node finds its own copy, and a run's must all be one model.
+        adapter: it is a LoRA adapter, which has no base model of its own.
 
     Raises:
         UserError: no such model, no weights in it, or pickles (see `actors.model_gate` too) without the opt-in.
-        JobError: the store or hub did not answer.
+        JobError: the store or hub did not answer, or it is another model than the expected one.
     """
     cache = cache or default_cache()
     shown = _without_secrets(uri)
@@ -72,9 +73,17 @@ def resolve_model(uri: str, *, cache: Path | None = None, allow_unsafe: bool = F
         names = list_files(path)
         check_weights(names, shown, allow_unsafe=allow_unsafe)
         root, wanted = path, relevant(names, allow_unsafe=allow_unsafe)
-    if not allow_unsafe:
+    if adapter:
+        check_adapter(root, wanted, shown)
+    elif not allow_unsafe:
         check_contents(root, wanted, shown)
-    return LocalModel(path, content_hash(root, wanted, cache), shown, allow_unsafe)
+    found = content_hash(root, wanted, cache)
+    if expect is not None and found != expect:
+        raise JobError(
+            f"the model {shown} is another one on this node (sha256 {found[:12]}) than the run began with "
+            f"({expect[:12]}): give all nodes the same files, and do not change them during a run"
+        )
+    return LocalModel(path, found, shown, allow_unsafe)
 
 
 def _locate(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
@@ -87,7 +96,7 @@ def _locate(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
     if uri.startswith("file://"):
         return _existing(Path(unquote(urlsplit(uri).path)), shown)
     if "://" in uri:
-        return _from_store(uri, shown, cache, allow_unsafe)
+        return copy_from_store(uri, shown, cache, allow_unsafe=allow_unsafe)
     path = Path(uri).expanduser()
     if not path.exists() and _HUB_NAME.fullmatch(uri) and not uri.startswith("."):
         return _from_hub(uri, shown, allow_unsafe, download=False)
@@ -146,51 +155,6 @@ def _from_hub(rest: str, shown: str, allow_unsafe: bool, *, download: bool) -> P
             f"the hub cannot be reached for the model {shown} ({type(error).__name__}): check the network, "
             "or give a directory"
         ) from error
-
-
-def _from_store(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
-    try:
-        store, root = fsspec.core.url_to_fs(uri)
-        listing: dict[str, dict[str, Any]] = store.find(root, detail=True)
-    except FileNotFoundError:
-        listing = {}
-    except (ValueError, ImportError) as error:
-        raise UserError(f"the model {shown} has an unknown kind of URI: {type(error).__name__}") from error
-    except Exception as error:
-        # Drivers raise what they like; the type is told and the text is not, for it may quote a credential.
-        raise JobError(
-            f"the model {shown} cannot be listed ({type(error).__name__}): check store and rights"
-        ) from error
-    if not listing:
-        raise UserError(f"the model {shown} does not exist: give the prefix that holds its config and weights")
-    single = list(listing) == [store._strip_protocol(root)]
-    base = str(PurePosixPath(root).parent) if single else root
-    names = {str(PurePosixPath(path).relative_to(base)): path for path in listing}
-    if any(".." in PurePosixPath(name).parts for name in names):
-        # A key is any text; as a path of the cache it would be a way out of it.
-        raise UserError(f"the model {shown} has objects with '..' in their names: rename them")
-    check_weights(names, shown, allow_unsafe=allow_unsafe)
-    wanted = relevant(names, allow_unsafe=allow_unsafe)
-    # The listing is part of the key: another upload under the same URI is another copy.
-    marks = [(name, _version(listing[names[name]])) for name in wanted]
-    target = cache / "models" / hashlib.sha256(repr((root, marks)).encode()).hexdigest()[:32]
-
-    def copy(directory: Path) -> None:
-        for name in wanted:
-            local = directory / name
-            local.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                store.get_file(names[name], str(local))
-            except Exception as error:
-                raise JobError(f"the model {shown} cannot be copied ({type(error).__name__}): try again") from error
-
-    made = made_once(target, copy)
-    return made / wanted[0] if single else made
-
-
-def _version(entry: dict[str, Any]) -> str:
-    marks = [entry.get(key) for key in ("size", "ETag", "etag", "md5Hash", "LastModified", "mtime", "created")]
-    return "|".join(str(mark) for mark in marks if mark is not None)
 
 
 def _without_secrets(uri: str) -> str:

@@ -373,6 +373,45 @@ def export(
     run(checkpoint, out, best=best, sse=sse)
 
 
+models = typer.Typer(help="The node's model cache.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models, name="models")
+
+
+@models.command()
+def pull(
+    uri: Annotated[str, typer.Argument(help="model URI, as expand.model and generate.model take it")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="it is a LoRA adapter")] = False,
+    unsafe: Annotated[bool, typer.Option("--allow-unsafe", help="pickles too, as allow_unsafe_models has it")] = False,
+    debug: Debug = False,
+) -> None:
+    """Copy a model to this node and print its path and hash; a second call finds it there."""
+    from jobs.models import pull
+
+    pull(uri, unsafe=unsafe, adapter=adapter)
+
+
+@models.command("list")
+def list_models(
+    check: Annotated[bool, typer.Option("--check", help="hash every file again")] = False, debug: Debug = False
+) -> None:
+    """Show what the cache holds."""
+    from jobs.models import show
+
+    show(check=check)
+
+
+@models.command()
+def prune(
+    to: Annotated[str | None, typer.Option(metavar="SIZE", help="e.g. 50G; without it the cache's limit")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="all of it, also what was just used")] = False,
+    debug: Debug = False,
+) -> None:
+    """Take away what was used longest ago, but nothing of the last hour."""
+    from jobs.models import prune
+
+    prune(to=to, everything=everything)
+
+
 def split(config: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
     """Tells the config file from overrides: the first word is an override where it has a ``=``."""
     rest = list(overrides or [])
