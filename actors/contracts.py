@@ -34,12 +34,14 @@ class Description:
     """The text for one prompt and variant.
 
     ``status`` is ``"accepted"``, or says why the prompt itself stands in ``text`` (see `actors.checks`).
-    ``tokens`` counts what the model generated for it; 0 where the text was taken over from an identical job.
+    ``tokens`` counts what the model generated for it, ``prompt_tokens`` what an endpoint read for it and charges; 0
+    where the text was taken over from an identical job.
     """
 
     text: str
     status: str
     tokens: int
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,14 @@ class Sampling:
     """How the next token is drawn; ``temperature`` 0 is greedy.
 
     ``repetition_penalty`` above 1 makes tokens that the reply already has less likely (Keskar et al., "CTRL", 2019).
+    ``fields``: the reply is a JSON object of these strings and nothing else (`actors.structured`); without an opening.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +112,17 @@ class Generation:
     """What the model wrote after the request's opening, and why it stopped.
 
     ``stop``: ``"end"`` the model ended its line, ``"length"`` ``max_new_tokens`` cut it off, ``"no_room"`` the
-    request is longer than the model's context, so that nothing was generated. ``tokens`` were generated.
+    request is longer than the model's context, so that nothing was generated, ``"refused"`` a filter before or behind
+    the model withheld the reply, ``"failed"`` the engine could not answer this request alone. ``tokens`` were
+    generated, ``prompt_tokens`` read where that is paid for. ``whole``: the text is the whole reply, and does not go
+    on from the request's opening.
     """
 
     text: str
-    stop: Literal["end", "length", "no_room"]
+    stop: Literal["end", "length", "no_room", "refused", "failed"]
     tokens: int
+    prompt_tokens: int = 0
+    whole: bool = False
 
 
 class Engine(Protocol):

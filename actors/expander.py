@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.checks import MAX_PROMPT_CHARS, clean, judge, speaks
 from actors.contracts import Description, Engine, Generation, Request, Sampling, TextJob
 from actors.device import use_resources
+from actors.engine_settings import OpenAISettings, VllmSettings
 from actors.errors import BrokenEngine, PromptmillError
 from actors.model_uri import resolve_model
 from actors.recipes import Recipe, parse_recipe
@@ -26,14 +28,30 @@ class ExpanderSettings:
     cpus: float
     gpus: float
     allow_unsafe_models: bool
+    openai: OpenAISettings | None = None
+    vllm: VllmSettings | None = None
+    sha256: str | None = None
+    lora_sha256: str | None = None
 
 
 def build_expander(settings: ExpanderSettings) -> Expander:
-    """Loads the model on the actor's device. Raises `UserError` where it cannot be loaded."""
+    """Loads the model on the actor's device, or connects to the endpoint. Raises `UserError` where that cannot be."""
     device = use_resources(settings.cpus, settings.gpus)
-    model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
     recipes = {name: parse_recipe(text) for name, text in settings.recipes.items()}
-    # Not at the top: the driver, which only hands settings on, need not wait for the engine to be imported.
+    # Engines are not imported at the top: the driver, which only hands settings on, need not wait for them.
+    if settings.openai is not None:
+        from actors.engine_openai import OpenAIEngine
+
+        # A shard's requests go to the engine together: it knows best how many may be under way.
+        return Expander(OpenAIEngine(settings.openai), recipes, sys.maxsize, settings.max_new_tokens)
+    model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models, expect=settings.sha256)
+    if settings.vllm is not None:
+        from actors.engine_vllm import VllmEngine
+
+        lora = settings.vllm.lora
+        adapter = resolve_model(lora, expect=settings.lora_sha256, adapter=True).path if lora else None
+        own = VllmEngine(model, dtype=settings.dtype, rows=settings.batch_rows, settings=settings.vllm, lora=adapter)
+        return Expander(own, recipes, sys.maxsize, settings.max_new_tokens)
     from actors.engine_transformers import TransformersEngine
 
     engine = TransformersEngine(model, device, dtype=settings.dtype)
@@ -80,7 +98,7 @@ class Expander:
         result = []
         for job in jobs:
             found = made[job]
-            result.append(found if job not in counted else Description(found.text, found.status, 0))
+            result.append(found if job not in counted else replace(found, tokens=0, prompt_tokens=0))
             counted.add(job)
         return result
 
@@ -116,7 +134,15 @@ def _unasked(prompt: str, recipe: Recipe) -> str | None:
 
 def _describe(job: TextJob, request: Request, generation: Generation, recipe: Recipe) -> Description:
     taught = [recipe.system, *(example.description for example in recipe.examples)]
+    opening = "" if generation.whole else request.opening
+    if recipe.fields and generation.stop in {"end", "length"}:
+        composed = recipe.described(generation.text)
+        if composed is None:
+            status = "malformed" if generation.stop == "end" else "truncated"
+            return Description(job.prompt, status, generation.tokens, generation.prompt_tokens)
+        generation = replace(generation, text=composed, stop="end")
     # A prompt that is itself an example's must not be rejected for resembling it.
     taught = [line for line in taught if not line.casefold().startswith(clean(job.prompt).casefold().rstrip("."))]
-    status, text = judge(request.text, job.prompt, request.opening, generation, taught)
-    return Description(text if status == "accepted" else job.prompt, status, generation.tokens)
+    status, text = judge(request.text, job.prompt, opening, generation, taught)
+    text = text if status == "accepted" else job.prompt
+    return Description(text, status, generation.tokens, generation.prompt_tokens)

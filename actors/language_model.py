@@ -31,12 +31,8 @@ def load_language_model(
         UserError: not a causal language model, damaged, or an unknown dtype.
     """
     wanted = _dtype(dtype, device)
-    path = model.path
     try:
-        gguf = _gguf_file(path)
-        if gguf is not None:
-            target = (cache or default_cache()) / "models" / f"gguf-{model.sha256[:32]}"
-            path = made_once(target, lambda directory: _convert(gguf, directory))
+        path = transformers_directory(model, cache)
         how = {"local_files_only": True, "trust_remote_code": model.trusted}
         with offline():
             loaded = load_whole(
@@ -49,6 +45,15 @@ def load_language_model(
         # A damaged or hostile model makes the libraries raise whatever they happen to trip over.
         raise UserError(unloadable(error, f"the language model {model.uri}")) from error
     return loaded.to(device).eval(), tokenizer
+
+
+def transformers_directory(model: LocalModel, cache: Path | None = None) -> Path:
+    """The model as a directory with safetensors, which a GGUF file is converted to once in the cache."""
+    gguf = _gguf_file(model.path)
+    if gguf is None:
+        return model.path
+    target = (cache or default_cache()) / "models" / f"gguf-{model.sha256[:32]}"
+    return made_once(target, lambda directory: _convert(gguf, directory))
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from actors.contracts import Sampling, Turn
 from actors.errors import UserError
 from actors.seeds import derive_seed
+from actors.structured import read_fields
 
 _SHIPPED = Path(__file__).parent / "recipes"
 
@@ -47,10 +49,29 @@ class Recipe(BaseModel):
     top_k: int = Field(0, ge=0)
     repetition_penalty: float = Field(1.0, ge=1, le=2, description="above 1: less of what the reply already says")
     greedy_first: bool = Field(False, description="variant 0 is greedy, the others are sampled")
+    fields: list[str] = Field([], description="the reply is a JSON object of these strings (engines vllm and openai)")
+    compose: str = Field("", description="the description made of the fields, their names in braces")
+
+    @model_validator(mode="after")
+    def _composed(self) -> Recipe:
+        if bool(self.fields) != bool(self.compose):
+            raise ValueError("`fields` and `compose` come together")
+        if self.fields and self.opening:
+            raise ValueError("a reply in `fields` has no `opening`")
+        named = set(re.findall(r"\{(\w+)\}", self.compose))
+        if self.fields and (lost := sorted(named ^ set(self.fields))):
+            raise ValueError(f"`compose` and `fields` do not name the same: {', '.join(lost)}")
+        return self
 
     def canonical(self) -> str:
-        """The recipe as text that is equal where the recipes are."""
-        return json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False)
+        """The recipe as text that is equal where the recipes are; what came later is in it only where it is used."""
+        later = {name for name in ("fields", "compose") if not getattr(self, name)}
+        return json.dumps(self.model_dump(exclude=later), sort_keys=True, ensure_ascii=False)
+
+    def described(self, reply: str) -> str | None:
+        """The description made of a reply in fields; None where it is malformed."""
+        found = read_fields(reply, self.fields)
+        return None if found is None else re.sub(r"\{(\w+)\}", lambda name: found[name[1]], self.compose)
 
     def context(self) -> list[Turn]:
         """The turns that all requests share."""
@@ -87,8 +108,8 @@ class Recipe(BaseModel):
     def sampling(self, variant: int) -> Sampling:
         """How the tokens of a variant are drawn."""
         if self.greedy_first and variant == 0:
-            return Sampling(repetition_penalty=self.repetition_penalty)
-        return Sampling(self.temperature, self.top_p, self.top_k, self.repetition_penalty)
+            return Sampling(repetition_penalty=self.repetition_penalty, fields=tuple(self.fields))
+        return Sampling(self.temperature, self.top_p, self.top_k, self.repetition_penalty, tuple(self.fields))
 
     @staticmethod
     def _fill(text: str, prompt: str, values: dict[str, str]) -> str:

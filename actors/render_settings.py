@@ -21,12 +21,13 @@ class RenderSettings:
     allow_unsafe_models: bool
     cpus: float
     gpus: float
+    sha256: str | None = None
 
 
 def build_backend(settings: RenderSettings) -> Backend:
     """Loads the model on the actor's device. Raises `UserError` where the model cannot be loaded."""
     device = use_resources(settings.cpus, settings.gpus)
-    model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models)
+    model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe_models, expect=settings.sha256)
     if settings.kind == "diffusers":
         from actors.backend_diffusers import DiffusersBackend
 

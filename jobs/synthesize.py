@@ -50,6 +50,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("this start", f"{summary.made_images} images in {summary.made_shards} shards, {summary.seconds:.0f} s"
          + (f", {summary.adopted_shards} shards found finished" if summary.adopted_shards else "")),
         ("rates", summary.rates.sentence() if summary.rates else "none measured"),
+        *([("tokens", summary.tokens)] if summary.tokens else []),
         ("dataset", summary.output),
         ("report", summary.report),
     ]  # fmt: skip

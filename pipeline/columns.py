@@ -46,8 +46,8 @@ SHARD, ROW, ID, PROMPT, RECIPE, NEGATIVE, IMAGES, SEED, WIDTH, HEIGHT = (
 )
 STAGE, REASON, DETAIL = (PREFIX + name for name in ("reject_stage", "reject_reason", "reject_detail"))
 EMPHASIS = PREFIX + "emphasis"
-VARIANT, DESCRIPTION, STATUS, TOKENS, EXPAND_SECONDS = (
-    PREFIX + name for name in ("variant", "description", "status", "tokens", "expand_seconds")
+VARIANT, DESCRIPTION, STATUS, TOKENS, PROMPT_TOKENS, EXPAND_SECONDS = (
+    PREFIX + name for name in ("variant", "description", "status", "tokens", "prompt_tokens", "expand_seconds")
 )
 
 

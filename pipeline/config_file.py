@@ -137,7 +137,7 @@ def _sentence(error: ValidationError, model: type[Section]) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         text = f"unknown option '{key}'; the nearest known one is '{near[0]}'"
     else:
-        hidden = {"options", "sse"} & set(first["loc"])
+        hidden = {"options", "sse", "key_env"} & set(first["loc"])
         given = HIDDEN if hidden else without_secrets(f"{first['input']!r}")[:80]
         text = f"option '{key}': {first['msg'].removeprefix('Value error, ')} (given: {given})"
     return text + (f"; and {len(problems) - 1} more such problem(s)" if len(problems) > 1 else "")

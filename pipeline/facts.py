@@ -12,12 +12,18 @@ from pipeline.formats import FORMATS
 from pipeline.storage import Store
 from pipeline.summary import Totals
 
+SERVED = "endpoint:"
+"""Before a model's name, in the place of its hash: nobody can hash what an endpoint serves."""
+
 _EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model of the run: what it does, its URI as far as it may be published, and the SHA-256 of its files."""
+    """One model of the run: what it does, its URI as far as it may be published, and the SHA-256 of its files.
+
+    ``sha256`` of a model that an endpoint served says so.
+    """
 
     stage: str
     uri: str
@@ -102,7 +108,7 @@ class Facts:
         """The models of the run, in the order of the stages."""
         hashes = self.run["identity"]["models"]
         return [
-            Model(does, _publishable(self.run["models"][stage]), hashes[stage])
+            Model(does, _publishable(self.run["models"][stage]), _hash(hashes[stage]))
             for stage, does in (("expand", "language model"), ("generate", "image model"), ("select", "scorer"))
             if hashes.get(stage) is not None
         ]
@@ -115,6 +121,10 @@ def read_schema(store: Store, output_format: str, records: Sequence[dict[str, An
         if schema is not None:
             return schema
     return None
+
+
+def _hash(told: str) -> str:
+    return "none: an endpoint served it" if told.startswith(SERVED) else told
 
 
 def _publishable(uri: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,8 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from actors.backend_diffusers import DiffusersSettings
 from actors.content_credentials import CredentialSettings
+from actors.engine_settings import OpenAISettings, VllmSettings
+from actors.errors import UserError
 from actors.expander import ExpanderSettings
 from actors.recipes import load_recipe
 from actors.render_settings import RenderSettings
@@ -58,7 +60,7 @@ def outcomes(
         dataset = dataset.map_batches(
             ExpandStage,
             fn_constructor_args=(
-                expander_settings(config, recipes),
+                expander_settings(config, recipes, run.hashes),
                 config.expand.variants,
                 config.seed,
                 board,
@@ -80,8 +82,10 @@ def outcomes(
         yield from table.to_pylist()
 
 
-def expander_settings(config: SynthesizeConfig, recipes: dict[str, str]) -> ExpanderSettings:
-    """What an expander actor is told."""
+def expander_settings(
+    config: SynthesizeConfig, recipes: dict[str, str], hashes: Mapping[str, str | None] | None = None
+) -> ExpanderSettings:
+    """What an expander actor is told; ``hashes`` are of the run's models, which all nodes must have the same of."""
     expand: Expand | None = config.expand
     if expand is None:
         raise ValueError("the LLM stage is off")
@@ -95,11 +99,20 @@ def expander_settings(config: SynthesizeConfig, recipes: dict[str, str]) -> Expa
         cpus=expand.actors.cpus,
         gpus=expand.actors.gpus,
         allow_unsafe_models=config.allow_unsafe_models,
+        openai=_endpoint(expand) if expand.engine == "openai" else None,
+        vllm=VllmSettings(lora=expand.lora, **expand.vllm.model_dump()) if expand.engine == "vllm" else None,
+        sha256=(hashes or {}).get("expand"),
+        lora_sha256=(hashes or {}).get("expand_lora"),
     )
 
 
-def render_settings(config: SynthesizeConfig) -> RenderSettings:
-    """What a generator actor's backend is told."""
+def _endpoint(expand: Expand) -> OpenAISettings:
+    own = expand.openai.model_dump(exclude={"price_in", "price_out"})
+    return OpenAISettings(model=expand.model, **own)
+
+
+def render_settings(config: SynthesizeConfig, hashes: Mapping[str, str | None] | None = None) -> RenderSettings:
+    """What a generator actor's backend is told; ``hashes`` as for `expander_settings`."""
     generate = config.generate
     own = generate.diffusers
     return RenderSettings(
@@ -109,6 +122,7 @@ def render_settings(config: SynthesizeConfig) -> RenderSettings:
         allow_unsafe_models=config.allow_unsafe_models,
         cpus=generate.actors.cpus,
         gpus=generate.actors.gpus,
+        sha256=(hashes or {}).get("generate"),
     )
 
 
@@ -126,7 +140,13 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
         return {}
     wanted = {config.expand.recipe, *(names if by_row else ())}
     own = {} if config.expand.languages is None else {"languages": config.expand.languages}
-    return {name: load_recipe(name).model_copy(update=own).canonical() for name in sorted(wanted)}
+    recipes = {name: load_recipe(name).model_copy(update=own) for name in sorted(wanted)}
+    unled = [name for name, recipe in recipes.items() if recipe.fields and config.expand.engine == "transformers"]
+    if unled:
+        raise UserError(
+            f"recipe '{unled[0]}' asks for fields, which expand.engine=transformers cannot hold to: use vllm or openai"
+        )
+    return {name: recipe.canonical() for name, recipe in recipes.items()}
 
 
 def generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
@@ -136,7 +156,7 @@ def generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gener
     places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", with_sse(own.options, own.sse))
     pictures = PictureColumns(places, "mask" in honoured, own.max_image_pixels)
     return GenerateSettings(
-        render=render_settings(config),
+        render=render_settings(config, run.hashes),
         encoding=config.output.image.encoding,
         quality=config.output.image.quality,
         batch_rows=config.generate.batch_rows,

@@ -33,6 +33,8 @@ def shape_fault(record: Any, shard: int, output_format: str, *, header: bool = F
     for name in _COUNTS:
         if not _is_count(record.get(name)):
             return f"its count '{name}' is missing or no number"
+    if not _is_count(record.get("prompt_tokens", 0)):
+        return "its count 'prompt_tokens' is no number"
     for name in ("reasons", "descriptions"):
         if not isinstance(record.get(name), dict) or not all(map(_is_count, record[name].values())):
             return f"its counts '{name}' are missing or no numbers"

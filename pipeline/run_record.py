@@ -32,6 +32,12 @@ class ModelHashes:
     expand: str | None
     generate: str
     select: str | None = None
+    expand_lora: str | None = None
+
+    def told(self) -> dict[str, str | None]:
+        """By stage; what came later is there only where it is used."""
+        found = {"expand": self.expand, "generate": self.generate, "select": self.select}
+        return found | ({"expand_lora": self.expand_lora} if self.expand_lora else {})
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class Run:
     plan: Plan
     record: dict[str, Any]
     stored: bool
+
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        """The SHA-256 of the run's models, by stage; None or absent where a stage has none."""
+        told: dict[str, str | None] = self.record["identity"]["models"]
+        return told
 
 
 def describe_run(
@@ -74,7 +86,7 @@ def describe_run(
         "format": FORMAT_VERSION,
         "config": config.identity(),
         "table": {"sha256": content, "rows": table.rows},
-        "models": {"expand": models.expand, "generate": models.generate, "select": models.select},
+        "models": models.told(),
         "recipes": recipes,
     }
     identity |= {name: check for name, check in checks.items() if check is not None}

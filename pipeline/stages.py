@@ -81,16 +81,9 @@ class ExpandStage:
             made = iter(self._expander.expand(jobs))
         except BrokenEngine as error:
             leave_process("expand", error)
-        texts: list[str | None] = []
-        statuses: list[str | None] = []
-        tokens = []
-        for row in rows:
-            description = None if values[row][c.REASON] is not None else next(made)
-            texts.append(description.text if description else None)
-            statuses.append(description.status if description else None)
-            tokens.append(description.tokens if description else 0)
+        descriptions = [None if values[row][c.REASON] is not None else next(made) for row in rows]
         self._board.event("expand", "done")
-        return described(block, rows, variants, texts, statuses, tokens, time.monotonic() - started)
+        return described(block, rows, variants, descriptions, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -198,7 +191,10 @@ def _counts(block: pa.Table) -> dict[str, Any]:
     for status, reason in zip(block[c.STATUS].to_pylist(), block[c.REASON].to_pylist(), strict=True):
         if reason is None:
             statuses[status] = statuses.get(status, 0) + 1
-    return {"descriptions": dict(sorted(statuses.items())), "tokens": sum(block[c.TOKENS].to_pylist())}
+    counts = {"descriptions": dict(sorted(statuses.items())), "tokens": sum(block[c.TOKENS].to_pylist())}
+    # Only an endpoint counts what it read; what other engines make has the record that it always had.
+    read = sum(block[c.PROMPT_TOKENS].to_pylist())
+    return counts | ({"prompt_tokens": read} if read else {})
 
 
 def _outcome(record: dict[str, Any], adopted: bool) -> pa.Table:

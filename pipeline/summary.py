@@ -12,7 +12,10 @@ from actors.errors import JobError
 
 @dataclass
 class Totals:
-    """Sums over commit records. ``descriptions`` counts by status, ``reasons`` rejected rows by reason."""
+    """Sums over commit records. ``descriptions`` counts by status, ``reasons`` rejected rows by reason.
+
+    ``tokens`` were generated; ``prompt_tokens`` an endpoint read, and are 0 with any other engine.
+    """
 
     shards: int = 0
     planned: int = 0
@@ -20,6 +23,7 @@ class Totals:
     rejected: int = 0
     images: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
     bytes: int = 0
     descriptions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -47,6 +51,7 @@ def add_up(records: Iterable[dict[str, Any]]) -> Totals:
         totals.rejected += record["rejected"]
         totals.images += record["images"]
         totals.tokens += record["tokens"]
+        totals.prompt_tokens += record.get("prompt_tokens", 0)
         totals.bytes += record["data"]["size"] + sum(part["size"] for part in record["parts"])
         totals.descriptions.update(record["descriptions"])
         totals.reasons.update(record["reasons"])

@@ -24,6 +24,7 @@ from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
 from pipeline.describe import describe_output, is_described
 from pipeline.drivers import announced
+from pipeline.facts import SERVED
 from pipeline.graph import encryption_settings, outcomes, recipe_texts, signer_settings
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
@@ -55,6 +56,7 @@ class Summary:
     seconds: float
     rates: Rates | None
     report: str
+    tokens: str = ""
 
 
 def open_store(config: SynthesizeConfig) -> Store:
@@ -77,7 +79,10 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
     columns = redacted.choose(table.schema, choose_columns(table.schema, config.prompts, pictures=mends))
     recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
     models = ModelHashes(
-        expand=resolve_model(config.expand.model, allow_unsafe=unsafe).sha256 if config.expand else None,
+        expand=_language_model(config),
+        expand_lora=resolve_model(lora, adapter=True).sha256
+        if (lora := config.expand and config.expand.lora)
+        else None,
         generate=painter.sha256,
         select=resolve_model(config.select.model, allow_unsafe=unsafe).sha256 if config.selects else None,
     )
@@ -86,6 +91,16 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
     if sealed is not None:
         checks["encryption_key"] = sealed.check([*(field.name for field in OUTPUT_FIELDS), *columns.carried])
     return describe_run(store, config, table, columns, models, recipes, checks), recipes
+
+
+def _language_model(config: SynthesizeConfig) -> str | None:
+    """What stands for the language model in the fingerprint: its hash, or the name that an endpoint serves."""
+    expand = config.expand
+    if expand is None:
+        return None
+    if expand.engine == "openai":
+        return f"{SERVED}{expand.model}"
+    return resolve_model(expand.model, allow_unsafe=config.allow_unsafe_models).sha256
 
 
 def synthesize(
@@ -218,7 +233,23 @@ def _finish(
         seconds=seconds,
         rates=read_rates(store),
         report=store.public("report.html"),
+        tokens=_tokens(totals, config),
     )
+
+
+def _tokens(totals: Totals, config: SynthesizeConfig) -> str:
+    """Tokens read and written by an endpoint, and what they cost at the config's prices; "" with other engines.
+
+    Counted from the commit records: what a lost actor had asked for is charged too, and is not in it.
+    """
+    if config.expand is None or config.expand.engine != "openai":
+        return ""
+    text = f"{totals.prompt_tokens} in, {totals.tokens} out"
+    own = config.expand.openai
+    if own.price_in is not None and own.price_out is not None:
+        cost = (totals.prompt_tokens * own.price_in + totals.tokens * own.price_out) / 1e6
+        text += f", {cost:.4f} at {own.price_in:g} and {own.price_out:g} a million"
+    return text
 
 
 @contextmanager
