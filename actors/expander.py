@@ -54,8 +54,8 @@ def build_expander(settings: ExpanderSettings) -> Expander:
         return Expander(own, recipes, sys.maxsize, settings.max_new_tokens)
     from actors.engine_transformers import TransformersEngine
 
-    engine = TransformersEngine(model, device, dtype=settings.dtype)
-    return Expander(engine, recipes, settings.batch_rows, settings.max_new_tokens)
+    engine = TransformersEngine(model, device, dtype=settings.dtype, batch_rows=settings.batch_rows)
+    return Expander(engine, recipes, engine.call_rows, settings.max_new_tokens)
 
 
 class Expander:
@@ -64,7 +64,7 @@ class Expander:
     Args:
         engine: runs the language model.
         recipes: by the name that jobs use.
-        batch_rows: requests that go through the model together.
+        batch_rows: requests of one call of the engine.
         max_new_tokens: overrides the recipes' own; None leaves it to them.
     """
 

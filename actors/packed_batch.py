@@ -29,10 +29,11 @@ class PackedBatch:
         model: called as transformers' causal models are; takes ``position_ids`` and ``logits_to_keep``.
         prefix: the state after the prefix, batch size 1.
         width: tokens in the prefix.
+        part: rows whose requests are read in one call; all are then written together.
     """
 
-    def __init__(self, model: Any, prefix: DynamicCache, width: int) -> None:
-        self._model, self._width = model, width
+    def __init__(self, model: Any, prefix: DynamicCache, width: int, part: int) -> None:
+        self._model, self._width, self._part = model, width, part
         self._prefix = [
             # (heads, size, width) and (heads, width, size): as the two products want them.
             (layer.keys[0].transpose(1, 2).contiguous(), layer.values[0].contiguous())
@@ -43,26 +44,43 @@ class PackedBatch:
     def start(self, rows: Sequence[Sequence[int]], room: int) -> Tensor:
         """See `Batch`."""
         self._lengths = torch.tensor([len(row) for row in rows])
-        longest = int(self._lengths.max())
+        self._make_room(len(rows), int(self._lengths.max()) + room)
+        # Reading is bound by arithmetic, and a part of the rows fills the cores; writing is bound by the weights' way
+        # from memory, which is the same for one row and for many.
+        return torch.cat([self._read(rows[first : first + self._part], first) for first in self._firsts(len(rows))])
+
+    def _firsts(self, rows: int) -> range:
+        return range(0, rows, self._part)
+
+    def _read(self, rows: Sequence[Sequence[int]], first: int) -> Tensor:
+        lengths = torch.tensor([len(row) for row in rows])
+        slots = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+        columns = torch.cat([torch.arange(len(row)) for row in rows])
+        ids = torch.tensor([token for row in rows for token in row])
+        step = _Step(self._prefix, self._own, first, slots, columns)
+        return self._logits(ids, columns, lengths.cumsum(0) - 1, step)
+
+    def _make_room(self, rows: int, columns: int) -> None:
+        """Buffers of at least this size; they are kept from batch to batch."""
+        if self._own and self._own[0][0].shape[0] >= rows and self._own[0][0].shape[2] >= columns:
+            return
+        if self._own:
+            rows, columns = max(rows, self._own[0][0].shape[0]), max(columns, self._own[0][0].shape[2])
+        self._own = []  # before the new ones are made: both at once might not fit
+        # Zeros: a masked column counts nothing, but nothing times a NaN that was there before would be NaN.
         self._own = [
             (
-                keys.new_zeros(len(rows), keys.shape[0], longest + room, keys.shape[1]),
-                values.new_zeros(len(rows), values.shape[0], longest + room, values.shape[2]),
+                keys.new_zeros(rows, keys.shape[0], columns, keys.shape[1]),
+                values.new_zeros(rows, values.shape[0], columns, values.shape[2]),
             )
             for keys, values in self._prefix
         ]
-        slots = torch.repeat_interleave(torch.arange(len(rows)), self._lengths)
-        columns = torch.cat([torch.arange(len(row)) for row in rows])
-        ids = torch.tensor([token for row in rows for token in row])
-        last = self._lengths.cumsum(0) - 1
-        return self._logits(ids, slots, columns, last)
 
     def step(self, tokens: Tensor) -> Tensor:
         """See `Batch`."""
-        every = torch.arange(len(tokens))
-        columns = self._lengths
+        every, columns = torch.arange(len(tokens)), self._lengths
         self._lengths = self._lengths + 1
-        return self._logits(tokens, every, columns, every)
+        return self._logits(tokens, columns, every, _Step(self._prefix, self._own, 0, every, columns))
 
     def keep(self, slots: list[int]) -> None:
         """See `Batch`."""
@@ -78,38 +96,55 @@ class PackedBatch:
         """See `Batch`."""
         self._own = []
 
-    def _logits(self, ids: Tensor, slots: Tensor, columns: Tensor, last: Tensor) -> Tensor:
+    def _logits(self, ids: Tensor, columns: Tensor, last: Tensor, step: _Step) -> Tensor:
         with _attention(self._model.config):
             output = self._model(
                 input_ids=ids.unsqueeze(0), position_ids=(self._width + columns).unsqueeze(0), use_cache=False,
-                logits_to_keep=last, promptmill_batch=_Step(self, slots, columns),
+                logits_to_keep=last, promptmill_step=step,
             )  # fmt: skip
         logits: Tensor = output.logits[0]
         return logits
 
 
-class _Step:
-    """What attention needs to know of one call of the model: which row and column each token belongs to."""
+_States = Sequence[tuple[Tensor, Tensor]]
 
-    def __init__(self, batch: PackedBatch, slots: Tensor, columns: Tensor) -> None:
-        self._batch, self._slots, self._columns = batch, slots, columns
-        self._rows = len(batch._lengths)
-        self._width = int(batch._lengths.max())
+
+class _Step:
+    """What attention needs to know of one call of the model: which row and column each token belongs to.
+
+    Args:
+        prefix: keys and values of the prefix, by layer.
+        own: buffers of the rows' own keys and values, by layer; the call's rows are in them from ``first`` on.
+        slots: each token's row, counted from ``first``.
+        columns: each token's place in its row.
+    """
+
+    def __init__(self, prefix: _States, own: _States, first: int, slots: Tensor, columns: Tensor) -> None:
+        self._prefix, self._own, self._first = prefix, own, first
+        self._slots, self._columns = slots, columns
+        self._rows, self._width = int(slots[-1]) + 1, int(columns.max()) + 1
         # A token sees the columns of its row up to its own: (tokens, 1, 1, columns).
         hidden = torch.arange(self._width).unsqueeze(0) > columns.unsqueeze(1)
         self._bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
         self._single = len(slots) == self._rows  # one token a row: nothing to spread out
+        # Where each place of a row lies among the tokens; past a row's end the last token, which nobody sees there.
+        self._spot = slots * self._width + columns
+        self._token = torch.full((self._rows * self._width,), len(slots) - 1)
+        self._token[self._spot] = torch.arange(len(slots))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """``query`` (heads, tokens, size); ``key`` and ``value`` with fewer heads; to (tokens, heads, size)."""
-        prefix_keys, prefix_values = self._batch._prefix[layer]
-        own_keys, own_values = self._batch._own[layer]
+        prefix_keys, prefix_values = self._prefix[layer]
+        own_keys, own_values = (states[self._first : self._first + self._rows] for states in self._own[layer])
         few, width = key.shape[0], prefix_keys.shape[2]
         tokens, size = query.shape[1:]
         group = query.shape[0] // few
-        own_keys[self._slots, :, self._columns] = key.transpose(0, 1)
-        own_values[self._slots, :, self._columns] = value.transpose(0, 1)
-        keys, values = own_keys[: self._rows, :, : self._width], own_values[: self._rows, :, : self._width]
+        for own, states in ((own_keys, key), (own_values, value)):
+            if self._single:
+                own[self._slots, :, self._columns] = states.transpose(0, 1)
+            else:
+                own[:, :, : self._width] = self._spread(states.transpose(0, 1).unsqueeze(2))
+        keys, values = own_keys[:, :, : self._width], own_values[:, :, : self._width]
         # (few, tokens x group, size): the heads that share keys are further rows of one product.
         asked = (query * scaling).view(few, group, tokens, size).transpose(1, 2)
         flat = asked.reshape(few, tokens * group, size)
@@ -124,31 +159,32 @@ class _Step:
         return made.reshape(tokens, few * group, size)
 
     def _spread(self, packed: Tensor) -> Tensor:
-        """(tokens, few, group, n) to (rows, few, columns x group, n); what is no token is zero."""
+        """(tokens, few, group, n) to (rows, few, columns x group, n); what is no token repeats one."""
         if self._single:
             return packed
         _, few, group, wide = packed.shape
-        spread = packed.new_zeros(self._rows, self._width, few, group, wide)
-        spread[self._slots, self._columns] = packed
-        return spread.transpose(1, 2).reshape(self._rows, few, self._width * group, wide)
+        spread = packed.reshape(-1, few * group * wide).index_select(0, self._token)
+        spread = spread.view(self._rows, self._width, few, group, wide).transpose(1, 2)
+        return spread.reshape(self._rows, few, self._width * group, wide)
 
     def _gather(self, spread: Tensor, group: int) -> Tensor:
         """The way back: (rows, few, columns x group, n) to (tokens, few, group, n)."""
         if self._single:
             return spread
         rows, few, _, wide = spread.shape
-        return spread.view(rows, few, self._width, group, wide).transpose(1, 2)[self._slots, self._columns]
+        packed = spread.view(rows, few, self._width, group, wide).transpose(1, 2)
+        return packed.reshape(rows * self._width, few * group * wide)[self._spot].view(-1, few, group, wide)
 
 
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
-    scaling: float | None = None, promptmill_batch: _Step, **asked: Any,
+    scaling: float | None = None, promptmill_step: _Step, **asked: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' attention interface: states are (1, heads, tokens, size)."""
     if any(asked.get(name) is not None for name in _UNKNOWN):
         raise NotImplementedError("this model's attention does more than the packed batch knows")
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    return promptmill_batch.attend(module.layer_idx, query[0], key[0], value[0], scale).unsqueeze(0), None
+    return promptmill_step.attend(module.layer_idx, query[0], key[0], value[0], scale).unsqueeze(0), None
 
 
 AttentionInterface.register(_NAME, _attend)
@@ -177,7 +213,6 @@ def agrees(packed: PackedBatch, padded: Any, tokens: Sequence[int]) -> bool:
             first = batch.start(rows, 2)
             batch.keep([0, 2])
             found.append(torch.cat([first, batch.step(torch.tensor([tokens[0]] * 2))]).float())
-            batch.drop()
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError):
         return False
     gap = (found[0] - found[1]).abs().max()
