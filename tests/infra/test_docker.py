@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import re
 import subprocess
 import sys
@@ -90,3 +91,18 @@ def test_what_the_recipe_copies_reaches_the_builder() -> None:
             assert not ignored(f"{source}/x.py")
     assert ignored("actors/.env")
     assert ignored("pipeline/key.pem")
+
+
+def test_the_executor_reads_the_stages_and_their_arguments_as_a_builder_does() -> None:
+    spec = importlib.util.spec_from_file_location("try_recipe", DOCKER / "try_recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    recipe = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = recipe  # dataclasses look their module up there
+    spec.loader.exec_module(recipe)
+    arguments, stages = recipe.stages(DOCKER / "Dockerfile")
+    assert arguments["ACCELERATOR"] == "cpu"
+    assert list(stages) == ["system", "build-cpu", "build-cuda", "build", "inventory", "sbom", "job"]
+    assert recipe.filled(stages["build"].base, arguments) == "build-cpu"
+    assert [step for step, _ in stages["job"].steps if step in ("RUN", "USER")] == ["RUN", "USER"]
+    assert recipe.filled("${A}@$B:c", {"A": "x", "B": "y"}) == "x@y:c"
