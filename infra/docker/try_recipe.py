@@ -193,7 +193,6 @@ def smoke(root: Root, command: str) -> None:
     """The command as a pod runs it: the image's user, a read-only root, three writable places; no network."""
     subprocess.run(["mount", "--bind", str(root.path), str(root.path)], check=True)
     subprocess.run(["mount", "--rbind", "/dev", str(root.path / "dev")], check=True)
-    subprocess.run(["mount", "-t", "proc", "proc", str(root.path / "proc")], check=True)
     for place in ("tmp", "home/promptmill", "dev/shm"):
         options = "mode=1777,size=2g"
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(root.path / place)], check=True)
@@ -201,7 +200,9 @@ def smoke(root: Root, command: str) -> None:
     refused = "! touch /opt/promptmill/x /etc/x /x 2> /dev/null && test $(id -u) = 10001"
     print(f"== as uid {root.user}, read-only root, no network: {command}", flush=True)
     root.arguments = {}
-    up = ("unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
+    # /proc must be the new process namespace's own: Ray looks its processes up there.
+    alone = ("unshare", "--net", "--pid", "--fork", "--kill-child", f"--mount-proc={root.path / 'proc'}")
+    up = (*alone, "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
     root.run(f"{refused} && {command}", prefix=up)
 
 

@@ -14,6 +14,7 @@ import pytest
 import ray
 import yaml
 
+from actors.cache_limit import parse_size
 from pipeline.config import SynthesizeConfig
 from pipeline.nightly_config import NightlyConfig
 from tests.infra.kuberay_schema import SCHEMAS
@@ -402,3 +403,11 @@ def test_27_no_pod_takes_a_label_that_kuberay_chooses_its_own_pods_by(overlay: s
     for pod in ray_pods(overlay):
         assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & pod.labels.keys()
         assert not any(label.startswith("ray.io/") for label in pod.labels)
+
+
+@each_overlay
+def test_28_the_cache_of_models_is_told_a_limit_below_its_volumes(overlay: str) -> None:
+    for pod in ray_pods(overlay):
+        (limit,) = [each["value"] for each in pod.container["env"] if each["name"] == "PROMPTMILL_CACHE_LIMIT"]
+        (home,) = [volume for volume in pod.spec["volumes"] if volume["name"] == "home"]
+        assert parse_size(limit) < 0.95 * amount(home["emptyDir"]["sizeLimit"]), "beyond it the pod is evicted"
