@@ -197,7 +197,8 @@ def smoke(root: Root, command: str) -> None:
         options = "mode=1777,size=2g"
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(root.path / place)], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", str(root.path)], check=True)
-    refused = "! touch /opt/promptmill/x /etc/x /x 2> /dev/null && test $(id -u) = 10001"
+    writable = "for place in /opt/promptmill /etc /var/tmp /; do touch $place/x 2> /dev/null && exit 1; done"
+    refused = f"test $(id -u) = 10001 && ({writable}; true)"
     print(f"== as uid {root.user}, read-only root, no network: {command}", flush=True)
     root.arguments = {}
     # /proc must be the new process namespace's own: Ray looks its processes up there.
@@ -211,7 +212,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="directory that stands for the base image")
     parser.add_argument("--work", type=Path, required=True, help="directory for the stages' roots; must not exist")
-    parser.add_argument("--target", default="job")
+    parser.add_argument(
+        "--target", action="append", default=[], help="stage, several if given again; the last is smoked"
+    )
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument(
         "--bind", action="append", default=[], help="file or directory of this machine that RUN may read"
@@ -230,9 +233,9 @@ def main() -> None:
 
     given = {"BASE_DIGEST": "none", **pairs(arguments.build_arg)}
     builder = Builder(arguments.base, arguments.work, given, arguments.bind, pairs(arguments.env))
-    root = builder.stage(arguments.target)
+    roots = [builder.stage(name) for name in arguments.target or ["job"]]
     if arguments.smoke:
-        smoke(root, arguments.smoke)
+        smoke(roots[-1], arguments.smoke)
 
 
 if __name__ == "__main__":
