@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults.engines import Engines
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -65,10 +67,20 @@ def s3_bucket(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
+    """Has the models in the workers of `local_ray` fail on demand."""
+    return Engines(tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture(scope="session")
+def local_ray(engines: Engines) -> Iterator[None]:
     """One local Ray for all tests that need one in this process: a job joins it and leaves it running."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(engines.directory), prepend=os.pathsep)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False
+        )
     yield
     ray.shutdown()

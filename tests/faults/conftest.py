@@ -1,7 +1,27 @@
-"""The fault tests use the jobs' tiny models."""
+"""The fault tests use the jobs' tiny models, and a small disk."""
 
 from __future__ import annotations
 
-from tests.jobs.conftest import tiny_gan
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["tiny_gan"]
+import pytest
+
+from tests.jobs.conftest import tiny_gan, tiny_llm
+
+__all__ = ["tiny_gan", "tiny_llm"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a MiB. Where nobody may mount, the test fails and says so: it must not pass unseen."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", place], check=False).returncode == 0
+    if not mounted:
+        pytest.fail("this test mounts a small tmpfs: run it as root, or in a container with CAP_SYS_ADMIN")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

@@ -23,6 +23,11 @@ FAULTS = (
     "stall",  # nothing moves for a while
 )
 _ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>told by the proxy</Message></Error>'
+_REFUSALS = {
+    "409": ("409 Conflict", "OperationAborted"),
+    "503": ("503 Slow Down", "SlowDown"),
+    "403": ("403 Forbidden", "AccessDenied"),  # no fault that passes: a right that was taken away
+}
 _MOST_WAIT = 5.0
 
 
@@ -136,7 +141,7 @@ class FaultProxy:
             again = self._arrivals.setdefault(path, asyncio.Event())
             await asyncio.wait({asyncio.ensure_future(again.wait())}, timeout=_MOST_WAIT)
             await self._forward(request, request.body)
-        elif fault in ("409", "503"):
+        elif fault in _REFUSALS:
             writer.write(_refusal(fault))
             await writer.drain()
         else:
@@ -184,7 +189,7 @@ def _half(reply: bytes) -> int:
 
 
 def _refusal(fault: str) -> bytes:
-    status, code = ("409 Conflict", "OperationAborted") if fault == "409" else ("503 Slow Down", "SlowDown")
+    status, code = _REFUSALS[fault]
     body = _ERROR.format(code).encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
     return head.encode() + b"\r\n\r\n" + body

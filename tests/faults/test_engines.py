@@ -1,4 +1,7 @@
-"""Engines that fail inside a real run: a reject, a retry on a fresh actor, or a job that ends with a reason."""
+"""Engines that fail inside a real run: a reject, a retry on a fresh actor, or a job that ends with a reason.
+
+All but the engines that never answer share one Ray; those hold its CPUs until their own one ends.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,40 +16,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.errors import JobError
 from pipeline.commit import committed_shards, read_records
+from pipeline.config import SynthesizeConfig
+from pipeline.config_file import load_config
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
-from tests import models
-from tests.faults.engines import plant
+from pipeline.synthesize import synthesize
+from tests.faults.engines import Engines
 
 PROMPTS = ["a red heart", "a green tree", "poison", "a photo of a blue cat", "bold red x", "a red tree"]
 ROWS, SHARDS = len(PROMPTS), 3
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.save_gan(tmp_path_factory.mktemp("gan"))
+Told = Callable[..., list[str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, gan: Path) -> Run:
-    """A run of six rows in three shards, in processes of its own; ``fault`` changes the renderer in its workers."""
+def told(tmp_path: Path, tiny_gan: Path, tiny_llm: Path) -> Told:
+    """The words of a run of six rows in three shards, with a language model and a generator."""
     table = tmp_path / "prompts.parquet"
     pq.write_table(pa.table({"prompt": PROMPTS}), table)
 
-    def run(fault: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-        place = plant(tmp_path / f"fault{time.monotonic_ns()}", fault)
-        return subprocess.run(
-            [sys.executable, "-m", "jobs.synthesize", f"prompts.uri={table}", f"output.uri={tmp_path / 'out'}",
-             f"generate.model={gan}", "expand=null", "shards.rows=2", "limits.max_reject_fraction=1",
-             "cluster.local_cpus=2", *overrides],
-            env={**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-            capture_output=True, text=True, check=False, timeout=900,
-        )  # fmt: skip
+    def told(*overrides: str) -> list[str]:
+        return [
+            f"prompts.uri={table}", f"output.uri={tmp_path / 'out'}", f"generate.model={tiny_gan}",
+            f"expand.model={tiny_llm}", "expand.max_new_tokens=6", "shards.rows=2", "limits.max_reject_fraction=1",
+            *overrides,
+        ]  # fmt: skip
 
-    return run
+    return told
+
+
+def run(told: list[str]) -> None:
+    synthesize(load_config(SynthesizeConfig, None, told), quiet=True)
 
 
 def totals(tmp_path: Path) -> Totals:
@@ -55,13 +56,8 @@ def totals(tmp_path: Path) -> Totals:
     return account(read_records(store, sorted(committed_shards(store))), SHARDS, ROWS)
 
 
-def last_words(ended: subprocess.CompletedProcess[str]) -> str:
-    assert "Traceback" not in ended.stderr
-    return ended.stderr.strip().splitlines()[-1]
-
-
 ROW_FAULTS = """
-def broken(self, jobs):
+def render(real, self, jobs):
     import torch
     if any(job.text == "a red heart" for job in jobs):
         raise ValueError("this row")
@@ -71,77 +67,127 @@ def broken(self, jobs):
         decode = self._model.generator.decode
         self._model.generator.decode = lambda *given: decode(*given) * float("nan")
         try:
-            return render(self, jobs)
+            return real(self, jobs)
         finally:
             self._model.generator.decode = decode
-    return render(self, jobs)
-GanBackend.render = broken
+    return real(self, jobs)
+def generate(real, self, context, requests, **more):
+    if any("bold red x" in request.text for request in requests):
+        raise ValueError("this row")
+    return real(self, context, requests, **more)
 """
 
 
-def test_what_fails_one_row_is_a_reject_with_its_reason(tmp_path: Path, run: Run) -> None:
-    """An exception, an image that fits into no memory, and a network that makes NaN: three rows, three reasons."""
-    ended = run(ROW_FAULTS)
-    assert ended.returncode == 0, ended.stderr
+def test_what_fails_one_row_is_a_reject_with_its_reason(
+    tmp_path: Path, told: Told, engines: Engines, local_ray: None
+) -> None:
+    """An exception, an image that fits into no memory, a network that makes NaN: rejects. One that the language model
+    fails at is drawn from its own prompt."""
+    with engines.fail(ROW_FAULTS):
+        run(told())
     made = totals(tmp_path)
     assert dict(made.reasons) == {"render_failed": 1, "out_of_memory": 1, "not_finite": 1}
     assert (made.planned, made.committed, made.rejected) == (6, 3, 3)
+    rows = pq.read_table(tmp_path / "out/data").to_pylist()
+    assert [(row["prompt"], row["description"]) for row in rows if row["description_status"] == "failed"] == [
+        ("bold red x", "bold red x")
+    ]
 
 
 DEATHS = """
-def failing(self, *given):
-    if first(2, "load"):
+import os, signal, sys
+def load_llm(real, self, *given, **named):
+    if first(2, "llm-load"):
         raise OSError("the weights could not be read")
-    init(self, *given)
-def dying(self, jobs):
-    texts = [job.text for job in jobs]
-    if "a red heart" in texts and first(1, "device"):
+    real(self, *given, **named)
+def generate(real, self, context, requests, **more):
+    if first(1, "llm-killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, context, requests, **more)
+def render(real, self, jobs):
+    if "a red heart" in [job.text for job in jobs] and first(1, "gan-device"):
         raise RuntimeError("CUDA error: device-side assert triggered")
-    if "a photo of a blue cat" in texts and first(1, "os"):
+    return real(self, jobs)
+"""
+MORE_DEATHS = """
+import os, signal, sys
+def load_gan(real, self, *given, **named):
+    if first(2, "gan-load"):
+        raise OSError("the weights could not be read")
+    real(self, *given, **named)
+def generate(real, self, context, requests, **more):
+    if first(1, "llm-device"):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    if first(1, "llm-os"):
         os._exit(1)
-    if "bold red x" in texts and first(1, "sys"):
+    if first(1, "llm-sys"):
         sys.exit(1)
-    return render(self, jobs)
-GanBackend.__init__, GanBackend.render = failing, dying
+    return real(self, context, requests, **more)
+def render(real, self, jobs):
+    texts = [job.text for job in jobs]
+    if "a photo of a blue cat" in texts and first(1, "gan-os"):
+        os._exit(1)
+    if "bold red x" in texts and first(1, "gan-sys"):
+        sys.exit(1)
+    if "a red tree" in texts and first(1, "gan-killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, jobs)
 """
 
 
-def test_failed_loads_and_engines_that_die_in_a_living_actor_meet_a_fresh_one(tmp_path: Path, run: Run) -> None:
-    """Two loads that fail, a lost device, `os._exit` and `sys.exit` in the stage: every row is made all the same."""
-    ended = run(DEATHS)
-    assert ended.returncode == 0, ended.stderr
+@pytest.mark.parametrize(
+    ("fault", "faults"), [(DEATHS, 4), pytest.param(MORE_DEATHS, 8, marks=pytest.mark.campaign)], ids=["few", "more"]
+)
+def test_failed_loads_and_engines_that_die_in_a_living_actor_meet_a_fresh_one(
+    tmp_path: Path, told: Told, engines: Engines, local_ray: None, fault: str, faults: int
+) -> None:
+    """Loads that fail, a lost device, `os._exit`, `sys.exit`, a SIGKILL as the kernel's: every row is made anyway."""
+    with engines.fail(fault):
+        run(told())
     made = totals(tmp_path)
     assert (made.planned, made.committed, made.rejected) == (6, 6, 0)
-    assert len(list(tmp_path.glob("fault*/marks/*"))) == 5, "a fault was never met"
+    assert len(engines.met()) == faults, f"a fault was never met, only {engines.met()}"
 
 
 FAILING_LOAD = """
-def failing(self, *given):
-    if first(1000, "load"):
-        raise OSError("the weights could not be read")
-    init(self, *given)
-GanBackend.__init__ = failing
+def {which}(real, self, *given, **named):
+    raise OSError("the weights could not be read")
 """
 
 
-def test_a_model_that_never_loads_ends_the_job_with_the_reason(tmp_path: Path, run: Run) -> None:
-    ended = run(FAILING_LOAD)
-    assert ended.returncode == 1
-    assert "the weights could not be read" in last_words(ended)
+@pytest.mark.parametrize("which", ["load_llm", pytest.param("load_gan", marks=pytest.mark.campaign)])
+def test_a_model_that_never_loads_ends_the_job_with_the_reason(
+    tmp_path: Path, told: Told, engines: Engines, local_ray: None, which: str
+) -> None:
+    with engines.fail(FAILING_LOAD.format(which=which)), pytest.raises(JobError) as caught:
+        run(told())
+    assert "the weights could not be read" in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert committed_shards(Store(str(tmp_path / "out"))) == set()
 
 
-def test_an_engine_that_never_answers_ends_the_job_and_the_next_run_resumes(tmp_path: Path, run: Run) -> None:
-    hang = """
-def hanging(self, jobs):
+HANG = """
+def {which}(real, self, *given, **named):
     import threading
     threading.Event().wait()
-GanBackend.render = hanging
 """
-    ended = run(hang, "limits.stall_timeout=20")
+
+
+@pytest.mark.parametrize("which", ["render", pytest.param("generate", marks=pytest.mark.campaign)])
+def test_an_engine_that_never_answers_ends_the_job_and_the_next_run_resumes(
+    tmp_path: Path, told: Told, engines: Engines, local_ray: None, which: str
+) -> None:
+    with engines.fail(HANG.format(which=which)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "jobs.synthesize", *told("limits.stall_timeout=5", "cluster.local_cpus=2")],
+            env={**os.environ, "PYTHONPATH": f"{engines.directory}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+            capture_output=True, text=True, check=False, timeout=900,
+        )  # fmt: skip
     assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
     # Which stage stood still depends on how far a busy machine had come by then.
-    assert re.search(r"no shard was committed for 20 s .* with 3 left; .+; run again to resume", last_words(ended))
+    last = ended.stderr.strip().splitlines()[-1]
+    assert re.search(r"no shard was committed for 5 s .* with 3 left; .+; run again to resume", last)
     assert committed_shards(Store(str(tmp_path / "out"))) == set()
-    assert run("pass").returncode == 0
+    run(told())
     assert totals(tmp_path).committed == 6

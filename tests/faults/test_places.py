@@ -10,7 +10,7 @@ import hashlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +63,6 @@ def refused(store: Store, says: str, picture_bytes: int = 100) -> None:
     assert "\n" not in str(caught.value)
     assert store.sha256("data/shard-000000.parquet") == before
     assert committed_shards(store) == {0}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of half a MiB. Where nobody may mount, the test fails and says so: it must not pass unseen."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", place], check=False).returncode == 0
-    if not mounted:
-        pytest.fail("this test mounts a small tmpfs: run it as root, or in a container with CAP_SYS_ADMIN")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_full_disk_is_named_and_freed_space_resumes(small_disk: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +29,7 @@ from pipeline.config_file import load_config
 from pipeline.export import export
 from pipeline.gan_config import TrainGanConfig
 from pipeline.train_gan import train_gan
+from tests.jobs.test_kill import driver
 from tests.shapes import save_encoder, save_table
 
 TINY = [
@@ -152,6 +155,31 @@ def test_a_worker_killed_in_any_phase_comes_back_to_the_same_weights(calm, table
     assert [(line["phase"], line["step"]) for line in lines(tmp_path / "run")] == [
         (line["phase"], line["step"]) for line in lines(calm[0])
     ]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_killed_driver_goes_on_to_the_same_weights(calm, table, encoder, tmp_path, seed):
+    """SIGKILL of the driver, and of all that it started, at a checkpoint drawn by the seed; then the same command."""
+    phases = {"autoencoder": 12, "regression": 12, "adversarial": 12}
+    places = [(phase, step) for phase, last in phases.items() for step in range(2, last + 1, 2)]
+    chosen = random.Random(seed).randrange(len(places))
+    output = tmp_path / "run"
+    words = [f"data.uri={table}", f"encoder={encoder}", f"output.uri={output}", *TINY, "cadence.checkpoint=2"]
+    with driver([sys.executable, "-m", "jobs", "train-gan", *words, "--quiet"]) as killed:
+        deadline = time.monotonic() + 300
+        while not any(list(output.glob(f"checkpoints/{p}-{s:08d}-*/manifest.json")) for p, s in places[chosen:]):
+            assert killed.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
+    assert not list(output.glob("checkpoints/adversarial-00000016-*/manifest.json"))
+    weights = run(table, encoder, output, "cadence.checkpoint=2")
+    assert equal(weights, calm[1])
+    # Each checkpoint has its line; none is missing, none is there twice.
+    told = [(line["phase"], line["step"]) for line in lines(output)]
+    assert told == [*places, ("adversarial", 14), ("adversarial", 16)]
 
 
 @pytest.fixture(scope="module")
