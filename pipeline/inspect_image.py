@@ -11,8 +11,9 @@ from PIL import Image
 
 from actors.errors import UserError
 from actors.marks import Marks, read_marks
-from pipeline.commit import committed_shards, read_records
-from pipeline.read_output import OutputRow, find_row
+from pipeline.commit import committed_shards
+from pipeline.id_notes import find_image
+from pipeline.read_output import OutputRow
 from pipeline.storage import Store
 from pipeline.verify import read_outline
 
@@ -68,5 +69,5 @@ def row_of(inspected: Inspected, store: Store) -> OutputRow | None:
     if inspected.marks is None or not inspected.marks.image_id:
         return None
     outline = read_outline(store)
-    records = read_records(store, sorted(shard for shard in committed_shards(store) if shard < outline.shards))
-    return find_row(store, outline.output_format, records, inspected.marks.image_id)
+    shards = sorted(shard for shard in committed_shards(store) if shard < outline.shards)
+    return find_image(store, outline.output_format, shards, inspected.marks.image_id)

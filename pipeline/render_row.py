@@ -15,9 +15,9 @@ from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.model_uri import resolve_model
 from actors.render_settings import RenderSettings, build_backend
-from pipeline.commit import committed_shards, read_records
+from pipeline.commit import committed_shards
 from pipeline.config import SynthesizeConfig
-from pipeline.read_output import find_row
+from pipeline.id_notes import find_image
 from pipeline.run_record import read_run
 from pipeline.storage import Store
 
@@ -55,8 +55,7 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
     record = read_run(store)
     config = SynthesizeConfig.model_validate({**record["identity"]["config"], "allow_unsafe_models": allow_unsafe})
     generate = config.generate
-    records = read_records(store, sorted(committed_shards(store)))
-    row = find_row(store, config.output.format, records, image_id)
+    row = find_image(store, config.output.format, sorted(committed_shards(store)), image_id)
     if row is None:
         raise UserError(f"output '{store.public()}' has no image with id '{image_id}'; ids are in the column 'id'")
     redacted = config.redact

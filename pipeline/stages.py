@@ -28,6 +28,7 @@ from pipeline.commit import ShardCommitter, ShardResult
 from pipeline.described import described
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
+from pipeline.id_notes import id_note
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
 from pipeline.redact import Redaction
@@ -175,6 +176,7 @@ class GenerateStage:
         put_timing(
             settings.store,
             shard,
+            id_note(rows["id"].to_pylist()) if not committed.adopted else "",
             rows=planned,
             images=rows.num_rows,
             tokens=sum(block[c.TOKENS].to_pylist()),

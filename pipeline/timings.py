@@ -40,11 +40,21 @@ class Rates:
         return "; ".join([*speed, f"of the actors' time: {shares or 'none measured'}"])
 
 
-def put_timing(store: Store, shard: int, **values: float) -> None:
-    """Notes one shard's timing. A note that cannot be written is no reason to fail a shard that is committed."""
-    rounded = {name: round(value, 3) for name, value in values.items()}
+def put_timing(store: Store, shard: int, ids: str = "", **values: float) -> None:
+    """Notes one shard's timing, and with it which ids it holds (`pipeline.id_notes`).
+
+    A note that cannot be written is no reason to fail a shard that is committed.
+    """
+    note: dict[str, float | str] = {name: round(value, 3) for name, value in values.items()}
+    if ids:
+        note["ids"] = ids
     with contextlib.suppress(PromptmillError):
-        store.replace(f"{TIMINGS}/{shard:06d}.json", json.dumps(rounded, sort_keys=True).encode())
+        store.replace(timing_name(shard), json.dumps(note, sort_keys=True).encode())
+
+
+def timing_name(shard: int) -> str:
+    """The name of a shard's note."""
+    return f"{TIMINGS}/{shard:06d}.json"
 
 
 def read_rates(store: Store, most: int = 1000) -> Rates | None:

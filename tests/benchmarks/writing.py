@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import columns as c
-from pipeline.commit import ShardCommitter, ShardResult, committed_shards, read_records
+from pipeline.commit import ShardCommitter, ShardResult, committed_shards
 from pipeline.formats.base import ShardImages
+from pipeline.id_notes import find_image, id_note
 from pipeline.storage import Store
+from pipeline.timings import put_timing
 from tests.benchmarks.harness import Bench, Comparison, Contest, rate
 
 _IMAGE_BYTES = 100_000  # a JPEG or PNG of 256x256 to 512x512
@@ -107,8 +109,6 @@ def s3(bench: Bench) -> Contest:
 
 def find_row(bench: Bench) -> Contest:
     """Seconds to find a row by its id: among ten thousand rows in many shards, and in one shard alone."""
-    from pipeline.read_output import find_row as find
-
     shards, rows = (4, 8) if bench.quick else (100, 100)
     table, images = _rows(rows, 2000)
     stores = {"one": Store(str(bench.scratch / "one")), "all": Store(str(bench.scratch / "all"))}
@@ -120,7 +120,7 @@ def find_row(bench: Bench) -> Contest:
     def side(name: str) -> dict[str, float]:
         store, wanted = stores[name], f"{records[name] - 1:06d}-{rows - 1:06d}"
         begun = time.perf_counter()
-        found = find(store, "parquet", read_records(store, sorted(committed_shards(store))), wanted)
+        found = find_image(store, "parquet", sorted(committed_shards(store)), wanted)
         assert found is not None
         return {"seconds": time.perf_counter() - begun}
 
@@ -169,6 +169,7 @@ def _commit(store: Store, shards: range | list[int], table: pa.Table, images: li
                 no_rejects, {"descriptions": {"accepted": table.num_rows}, "tokens": 0},
             )
         )  # fmt: skip
+        put_timing(store, shard, id_note(ids.to_pylist()))
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(one, shards))
