@@ -27,24 +27,35 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 PROMPTS = ["a red heart", "一只猫在沙滩上玩耍", "a green tree", "a smiling face", "a blue fish"]
 
 
-@pytest.fixture
-def make(tiny_gan: Path, tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("select")
+
+
+@pytest.fixture(scope="module")
+def make(tiny_gan: Path, place: Path, local_ray: None) -> Any:
     """Runs the pipeline over five prompts; returns the summary, the output's rows and its rejects."""
-    pq.write_table(pa.table({"id": [f"p{n}" for n in range(5)], "prompt": PROMPTS}), tmp_path / "prompts.parquet")
+    pq.write_table(pa.table({"id": [f"p{n}" for n in range(5)], "prompt": PROMPTS}), place / "prompts.parquet")
 
     def run(name: str, *more: str) -> tuple[Summary, list[dict[str, Any]], list[dict[str, Any]]]:
-        told = [f"prompts.uri={tmp_path / 'prompts.parquet'}", f"output.uri={tmp_path / name}", "expand=null",
+        told = [f"prompts.uri={place / 'prompts.parquet'}", f"output.uri={place / name}", "expand=null",
                 f"generate.model={tiny_gan}", "shards.rows=3", *more]  # fmt: skip
         summary = synthesize(load_config(SynthesizeConfig, None, told), quiet=True)
-        rows = [row for file in sorted((tmp_path / name / "data").iterdir()) for row in pq.read_table(file).to_pylist()]
-        rejects = [row for file in (tmp_path / name / "rejects").glob("*") for row in pq.read_table(file).to_pylist()]
+        rows = [row for file in sorted((place / name / "data").iterdir()) for row in pq.read_table(file).to_pylist()]
+        rejects = [row for file in (place / name / "rejects").glob("*") for row in pq.read_table(file).to_pylist()]
         return summary, rows, rejects
 
     return run
 
 
-def test_the_best_candidates_are_kept_under_their_own_ids(make, tmp_path):
-    _, every, _ = make("all", "generate.images=4", "select.score=true")
+@pytest.fixture(scope="module")
+def every(make: Any) -> list[dict[str, Any]]:
+    """Four scored images of each prompt."""
+    rows: list[dict[str, Any]] = make("all", "generate.images=4", "select.score=true")[1]
+    return rows
+
+
+def test_the_best_candidates_are_kept_under_their_own_ids(make, every, place):
     scores = {row["id"]: row["scores"]["similarity"] for row in every}
     assert len(scores) == 20
     assert all(-1 <= score <= 1 for score in scores.values())
@@ -58,19 +69,19 @@ def test_the_best_candidates_are_kept_under_their_own_ids(make, tmp_path):
         assert [row["scores"]["similarity"] for row in found] == [pytest.approx(own[row["id"]]) for row in found]
     # A candidate's name and seed are those that it has without a choice: its row alone renders it again.
     assert {row["id"]: row["seed"] for row in kept}.items() <= {row["id"]: row["seed"] for row in every}.items()
-    assert render_row(Store(str(tmp_path / "best")), kept[-1]["id"]).same
+    assert render_row(Store(str(place / "best")), kept[-1]["id"]).same
 
 
-def test_rows_with_no_image_similar_enough_are_rejects_with_their_score(make):
-    _, every, _ = make("all", "select.score=true")
-    ordered = sorted(every, key=lambda row: row["scores"]["similarity"])
+def test_rows_with_no_image_similar_enough_are_rejects_with_their_score(make, every):
+    firsts = [row for row in every if row["image_index"] == 0]
+    ordered = sorted(firsts, key=lambda row: row["scores"]["similarity"])
     limit = (ordered[1]["scores"]["similarity"] + ordered[2]["scores"]["similarity"]) / 2
     summary, kept, rejects = make("some", f"select.min_similarity={limit}")
     assert (summary.totals.planned, summary.totals.committed, summary.totals.rejected) == (5, 3, 2)
     assert {row["prompt"] for row in kept} == {row["prompt"] for row in ordered[2:]}
     for row in rejects:
         assert row["reject_reason"] == "low_similarity"
-        score = next(one["scores"]["similarity"] for one in every if one["prompt"] == row["prompt"])
+        score = next(one["scores"]["similarity"] for one in firsts if one["prompt"] == row["prompt"])
         assert f"{score:.4f}" in row["reject_detail"]
 
 
@@ -80,7 +91,7 @@ def test_near_duplicates_inside_a_shard_are_dropped(make):
     assert [row["prompt_id"] for row in kept] == ["p0", "p3"]
     assert {row["reject_reason"] for row in rejects} == {"near_duplicate"}
     assert summary.totals.planned == summary.totals.committed + summary.totals.rejected == 5
-    assert len(make("all", "select.dedupe=1.0")[1]) == 5
+    assert len(make("many", "select.dedupe=1.0")[1]) == 5
 
 
 @pytest.mark.parametrize(("asked", "committed"), [(1, True), (2, True), (3, False)])
@@ -98,19 +109,20 @@ def test_a_prompt_of_which_too_few_images_could_be_rendered_is_a_reject(asked, c
     assert found.block[c.REASON].to_pylist() == [None if committed else "render_failed"]
 
 
-def test_choices_are_repeated_to_the_byte(make, tmp_path):
+def test_choices_are_repeated_to_the_byte(make, place):
     told = ["generate.images=1", "generate.candidates=3", "select.min_similarity=-0.9"]
     make("one", *told)
     make("two", *told, "generate.batch_rows=2")
-    for name in sorted(path.name for path in (tmp_path / "one/data").iterdir()):
-        assert (tmp_path / "one/data" / name).read_bytes() == (tmp_path / "two/data" / name).read_bytes()
+    for name in sorted(path.name for path in (place / "one/data").iterdir()):
+        assert (place / "one/data" / name).read_bytes() == (place / "two/data" / name).read_bytes()
 
 
-def test_what_chooses_is_part_of_the_fingerprint(make, tmp_path, tiny_gan):
-    make("set", "generate.candidates=2")
+def test_what_chooses_is_part_of_the_fingerprint(make, place, tiny_gan):
+    make("best", "generate.images=2", "generate.candidates=4")
     for change, said in (("generate.candidates=3", "generate.candidates"), ("select.dedupe=0.9", "select.dedupe")):
-        told = [f"prompts.uri={tmp_path / 'prompts.parquet'}", f"output.uri={tmp_path / 'set'}", "expand=null",
-                f"generate.model={tiny_gan}", "shards.rows=3", "generate.candidates=2", change]  # fmt: skip
+        told = [f"prompts.uri={place / 'prompts.parquet'}", f"output.uri={place / 'best'}", "expand=null",
+                f"generate.model={tiny_gan}", "shards.rows=3", "generate.images=2", "generate.candidates=4",
+                change]  # fmt: skip
         config = load_config(SynthesizeConfig, None, told)
         with pytest.raises(UserError, match=said):
             settle(config, Store(config.output.uri))
