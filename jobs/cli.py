@@ -312,8 +312,9 @@ def submit(
         str | None, typer.Option(help="the cluster's dashboard, http://host:8265; else RAY_API_SERVER_ADDRESS")
     ] = None,
     job: Annotated[
-        str, typer.Option(help="synthesize, refine, evaluate, train-encoder or train-gan; CONFIG.yaml is its")
+        str, typer.Option(help="synthesize, nightly, refine, evaluate, train-encoder or train-gan; CONFIG.yaml is its")
     ] = "synthesize",
+    date: Date = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="show the log to its end and exit with the job's status; Ctrl-C detaches")
     ] = False,
@@ -354,7 +355,7 @@ def submit(
     asked = job_submit.Asked(
         job=job, working_dir=working_dir, excludes=exclude or (), runtime_env=runtime_env, id=id,
         metadata=metadata or (), cpus=cpus, gpus=gpus, memory=memory, resources=resource or (), labels=label or (),
-        wait=wait, follow=follow,
+        wait=wait, follow=follow, date=date,
     )  # fmt: skip
     return job_submit.run(*split(config, overrides), asked, address=address, token=token_file)
 

@@ -23,17 +23,20 @@ from jobs.printing import printable, tell
 from pipeline.config import Section
 from pipeline.package import Package
 from pipeline.preflight import checked_config, checked_runtime_env, refuse_secret
+from pipeline.run_date import run_date
 from pipeline.storage_errors import public_uri
 from promptmill import __version__
 
 JOBS = {
     "synthesize": ("pipeline.config", "SynthesizeConfig"),
+    "nightly": ("pipeline.nightly_config", "NightlyConfig"),
     "refine": ("pipeline.refine_config", "RefineConfig"),
     "evaluate": ("pipeline.evaluate_config", "EvaluateConfig"),
     "train-encoder": ("pipeline.train_encoder", "TrainEncoderConfig"),
     "train-gan": ("pipeline.gan_config", "TrainGanConfig"),
 }
 """What can be submitted, and where its config is defined."""
+_DATED = ("synthesize", "nightly")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -54,6 +57,7 @@ class Asked:
     labels: Sequence[str] = ()
     wait: float = 60.0
     follow: bool = False
+    date: str | None = None
 
 
 def run(
@@ -62,6 +66,7 @@ def run(
     """Checks, packs, submits; follows the log where asked, and returns the job's exit status then."""
     if asked.job not in JOBS:
         raise UserError(f"no job '{asked.job}' can be submitted; choose of {', '.join(JOBS)}")
+    date = _date(asked)
     where = _dashboard(address)
     if asked.id is not None and not _ID.fullmatch(asked.id):
         raise UserError(f"--id {asked.id!r} is no name of a job: letters, digits, '.', '_' and '-', 100 at most")
@@ -86,7 +91,7 @@ def run(
         packed.write_bytes(archive)
         job = Submission(
             id=asked.id or f"promptmill-{asked.job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
-            entrypoint=_entrypoint(asked.job, config_path, overrides, package),
+            entrypoint=_entrypoint(asked.job, date, config_path, overrides, package),
             runtime_env={**runtime_env, "working_dir": str(packed)},
             metadata={"promptmill_version": __version__, "promptmill_job": asked.job, **_output(config), **metadata},
             cpus=asked.cpus,
@@ -160,11 +165,20 @@ def _config(job: str) -> type[Section]:
     return found
 
 
-def _entrypoint(job: str, config: Path | None, overrides: list[str], package: Package) -> str:
+def _entrypoint(job: str, date: str | None, config: Path | None, overrides: list[str], package: Package) -> str:
     words = ["python", "-m", f"jobs.{job.replace('-', '_')}"]
     if config is not None:
         words.append(config.absolute().relative_to(package.directory).as_posix())
+    if date is not None:
+        words += ["--date", date]
     return shlex.join([*words, *overrides])
+
+
+def _date(asked: Asked) -> str | None:
+    """The run date: as given; else a night's is today's, settled here, for a job may wait past midnight."""
+    if asked.date is not None and asked.job not in _DATED:
+        raise UserError(f"--date is for the jobs {' and '.join(_DATED)}, not for {asked.job}")
+    return run_date(asked.date) if asked.date is not None or asked.job == "nightly" else None
 
 
 def _output(config: Section | None) -> dict[str, str]:

@@ -28,7 +28,10 @@ from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
 from pipeline.columns import INTEGERS, TEXTS, TableColumns, choose_columns
 from pipeline.config import SynthesizeConfig
+from pipeline.graph import encryption_settings
 from pipeline.made import Earlier, Keys, asked_keys, made_keys, open_earlier
+from pipeline.parquet_encryption import ParquetEncryption
+from pipeline.plain_parquet import PlainParquet
 from pipeline.prompts import PromptTable, open_table
 from pipeline.run_date import DATE, DatedPlace
 from pipeline.run_record import RUN
@@ -101,7 +104,8 @@ def choose_prompts(
     store.probe()
     with store.scratch() as scratch:
         path = scratch / "prompts.parquet"
-        _write(path, table, columns, ~made, {"format": _FORMAT, **dataclasses.asdict(fresh)})
+        account = {"format": _FORMAT, **dataclasses.asdict(fresh)}
+        _write(path, table, columns, ~made, account, encryption_settings(config))
         store.create(PROMPTS, path)
     # Whoever came first has chosen: this start, or another one that saw other earlier outputs.
     chosen = _read(store)
@@ -165,18 +169,18 @@ def _expand(store: Store) -> list[str]:
 
     def attempt() -> list[str]:
         store.fs.invalidate_cache()
-        return sorted(path for path in store.fs.glob(store.root) if store.fs.isdir(path))
+        # With details: isdir answers False to an error that passes.
+        return sorted(path for path, told in store.fs.glob(store.root, detail=True).items() if told["type"] != "file")
 
     paths = store.request(attempt, "", "list")
     return paths if store.local else [store.fs.unstrip_protocol(path) for path in paths]
 
 
 def _refuse_what_cannot_be_told(config: SynthesizeConfig) -> None:
-    told = config.model_dump()
-    if told["output"].get("encryption") or told.get("redact"):
+    if config.redact is not None:
         raise UserError(
-            "nightly.incremental reads prompts back from the outputs, which output.encryption and redact make "
-            "unreadable; take one of them out"
+            f"nightly.incremental keeps the chosen rows beside the output as they are ({PROMPTS}), which redact is to "
+            "prevent; set nightly.incremental=false, or use output.encryption"
         )
     if config.generate.backend == "gan":
         painter = resolve_model(config.generate.model, allow_unsafe=config.allow_unsafe_models)
@@ -208,14 +212,20 @@ def _made_rows(table: PromptTable, columns: TableColumns, earlier: Sequence[Earl
 
 
 def _write(
-    path: Path, table: PromptTable, columns: TableColumns, wanted: npt.NDArray[np.bool_], account: dict[str, Any]
+    path: Path,
+    table: PromptTable,
+    columns: TableColumns,
+    wanted: npt.NDArray[np.bool_],
+    account: dict[str, Any],
+    encryption: ParquetEncryption | None,
 ) -> None:
-    """Copies the wanted rows, with the columns that the run reads, in their order."""
+    """Copies the wanted rows, with the columns that the run reads, in their order; encrypted whole where the run is."""
     names = list(columns.read)
     schema = pa.schema([table.schema.field(name) for name in names], {_METADATA: json.dumps(account).encode()})
     waiting: list[pa.Table] = []
     row = 0
-    with pq.ParquetWriter(path, schema) as writer:
+    sealed = encryption.properties() if encryption else None
+    with pq.ParquetWriter(path, schema, encryption_properties=sealed) as writer:
         for batch in table.batches(names):
             kept = batch.select(names).filter(pa.array(wanted[row : row + batch.num_rows]))
             row += batch.num_rows
@@ -229,7 +239,8 @@ def _write(
 
 
 def _read(store: Store) -> Chosen | None:
-    metadata = store.parse(PROMPTS, lambda stream: dict(pq.read_schema(stream).metadata or {}))
+    where = store.public(PROMPTS)
+    metadata = store.parse(PROMPTS, lambda stream: dict(PlainParquet(stream, where).stored.metadata or {}))
     if metadata is None:
         return None
     try:

@@ -64,8 +64,10 @@ def open_earlier(store: Store) -> Earlier:
     outline, run = read_outline(store), read_run(store)
     config = run["identity"]["config"]
     where = f"'{store.public()}', one of the earlier outputs (nightly.since),"
-    if config["output"].get("encryption") or config.get("redact"):
-        raise UserError(f"{where} has encrypted or redacted rows, so nobody can tell what it made; leave it out")
+    redact = config.get("redact") or {}
+    hidden = sorted({*redact.get("drop", ()), *redact.get("hash", ())} & {"prompt", "id", *TEXTS, *INTEGERS})
+    if hidden:
+        raise UserError(f"{where} has redacted columns ({', '.join(hidden)}) that tell what it made; leave it out")
     honoured, generate = set(run["columns"]["honoured"]), config["generate"]
     unknown = [side for side in _SIDES if side in honoured and generate[side] is None]
     if "id" in honoured and unknown and generate["backend"] != "gan":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -15,16 +16,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.errors import UserError
-from pipeline.config import SynthesizeConfig
-from pipeline.graph import render_settings
-from pipeline.incremental import PROMPTS, Chosen, choose_prompts, chosen_config
+from pipeline.config import Output, SynthesizeConfig
+from pipeline.graph import generate_settings
+from pipeline.incremental import PROMPTS, Chosen, choose_prompts, chosen_config, find_earlier
+from pipeline.latest import move, pointer_to
 from pipeline.made import made_keys, open_earlier
+from pipeline.parquet_keys import KEY
+from pipeline.retention import delete_older, put_note
 from pipeline.run_date import dated, dated_place
 from pipeline.run_record import claim
 from pipeline.source import RowReader
-from pipeline.stages import GenerateSettings, GenerateStage
+from pipeline.stages import GenerateStage
 from pipeline.storage import Store
 from pipeline.synthesize import open_store, settle
+from pipeline.verify import verify
 from tests import models
 
 Config = Callable[..., SynthesizeConfig]
@@ -58,13 +63,8 @@ def make(config: SynthesizeConfig, shards: int | None = None) -> Store:
     store = open_store(config)
     run, _ = settle(config, store)
     run = claim(store, run)
-    columns = run.plan.columns
-    settings = GenerateSettings(
-        render=render_settings(config), encoding="png", quality=90, batch_rows=8, run_seed=config.seed,
-        read=columns.read, carried=columns.carried, store=store, output_format=config.output.format,
-        fingerprint=run.fingerprint, candidates=1,
-    )  # fmt: skip
-    stage, reader = GenerateStage(settings, Nobody()), RowReader(run.plan.table, columns, config, frozenset())
+    stage = GenerateStage(generate_settings(config, run, store), Nobody())
+    reader = RowReader(run.plan.table, run.plan.columns, config, frozenset())
     for shard in range(run.plan.shards if shards is None else shards):
         (block,) = reader.blocks(run.plan.shard(shard))
         stage(block)
@@ -180,13 +180,61 @@ def test_unfinished_and_later_nights_do_not_count_and_since_says_which_do(config
     assert not (tmp_path / "set/2026-11-08").exists(), "a night with nothing to do leaves no trace"
 
 
+def test_earlier_nights_are_found_and_deleted_on_a_real_object_store(config: Config, s3_bucket: str) -> None:
+    def on_s3(prompts: list[str], date: str) -> SynthesizeConfig:
+        one = config({"prompt": prompts}, date)
+        return one.model_copy(update={"output": one.output.model_copy(update={"uri": f"{s3_bucket}/set/{date}"})})
+
+    place = dated_place(f"{s3_bucket}/set/{{date}}")
+    for night, prompts in (("2026-11-01", ["a", "b", "c", "d"]), ("2026-11-02", ["e"])):
+        put_note(make(on_s3(prompts, night)), place, night, {})
+    three = on_s3(["new", "a", "e", "d"], "2026-11-03")
+    store = open_store(three)
+    for since in ([], [f"{s3_bucket}/set/2026-*"], [f"{s3_bucket}/set/2026-11-01", f"{s3_bucket}/set/2026-11-02/"]):
+        found = list(find_earlier(store, since, place, "2026-11-03"))
+        assert [one.store.uri for one in found] == [f"{s3_bucket}/set/2026-11-0{day}" for day in (1, 2)]
+    chosen = choose_prompts(three, store, [], place, "2026-11-03")
+    assert (chosen.rows, chosen.made_before) == (1, 3)
+    run, _ = settle(chosen_config(three, store), store)
+    assert run.plan.table.rows == 1
+    parent = Store(f"{s3_bucket}/set")
+    report = verify(open_store(on_s3(["e"], "2026-11-02")), quiet=True)
+    pointer = move(parent, pointer_to(place, "2026-11-02", report)).pointer
+    assert delete_older(parent, place, pointer, 1, lambda output: False) == ["2026-11-01"]
+    assert parent.directories("") == ("2026-11-02", "2026-11-03")
+    assert [entry.name for entry in parent.list("")] == ["latest.json"]
+
+
+def test_encrypted_nights_are_compared_with_their_key_and_leave_no_prompt_readable(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, base64.b64encode(b"k" * 32).decode())
+    sealed = {"encryption": {}}
+
+    def at(prompts: list[str], date: str) -> SynthesizeConfig:
+        one = config({"prompt": prompts}, date)
+        output = Output.model_validate({**one.output.model_dump(), **sealed})
+        return one.model_copy(update={"output": output})
+
+    make(at(["canary one", "canary two"], "2026-11-01"))
+    two = at(["canary two", "canary three"], "2026-11-02")
+    assert choose(two, "2026-11-02").rows == 1
+    run, _ = settle(chosen_config(two, open_store(two)), open_store(two))
+    assert [t["prompt"].to_pylist() for t in run.plan.table.batches(["prompt"])] == [["canary three"]]
+    assert not any(b"canary" in path.read_bytes() for path in (tmp_path / "set").rglob("*") if path.is_file())
+    monkeypatch.delenv(KEY)
+    for date in ("2026-11-02", "2026-11-03"):
+        with pytest.raises(UserError, match=f"is encrypted: set {KEY} to its key"):
+            choose(config({"prompt": ["a"]}, date), date)
+
+
 def test_what_cannot_be_told_is_refused(config: Config, tmp_path: Path) -> None:
     store = make(config({"prompt": ["a"], "id": ["x"], "width": [32]}, "2026-11-01"))
     record = json.loads((tmp_path / "set/2026-11-01/_run/run.json").read_text())
     changes: list[tuple[list[str], Any, str]] = [
         (["identity", "config", "generate", "backend"], "diffusers", "left width to the model"),
         (["columns", "honoured"], ["image"], "mended pictures"),
-        (["identity", "config", "redact"], {"columns": ["prompt"]}, "encrypted or redacted"),
+        (["identity", "config", "redact"], {"drop": ["site"], "hash": ["prompt"]}, r"redacted columns \(prompt\)"),
     ]
     for path, value, sentence in changes:
         changed = json.loads(json.dumps(record))
@@ -200,6 +248,9 @@ def test_what_cannot_be_told_is_refused(config: Config, tmp_path: Path) -> None:
     make(config({"prompt": ["a"]}, "2026-11-02"))
     with pytest.raises(UserError, match=re.escape("holds a run that was not incremental")):
         choose(config({"prompt": ["a"]}, "2026-11-02"), "2026-11-02")
+    hidden = config({"prompt": ["a"]}, "2026-11-03", redact={"drop": ["prompt", "description"]})
+    with pytest.raises(UserError, match=re.escape("which redact is to prevent")):
+        choose(hidden, "2026-11-03", [f"{tmp_path}/none/*"])
     mending = models.save_gan(tmp_path / "mending", "inpainting")
     mends = config({"prompt": ["a"]}, "2026-11-03", generate={"model": str(mending)})
     with pytest.raises(UserError, match=re.escape("generate.model mends pictures")):
