@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests import models
@@ -145,23 +147,27 @@ def tiny_run(tmp_path: Path) -> list[str]:
 @pytest.mark.campaign
 @as_root
 @pytest.mark.skipif(not shutil.which("nft"), reason="needs nft")
-def test_two_machines_work_through_a_firewall_with_the_ports_of_the_network_policy(tmp_path: Path) -> None:
+def test_the_night_on_two_machines_with_a_firewall_of_the_network_policys_ports_between_them(tmp_path: Path) -> None:
     scratch = Path(
         subprocess.run(["mktemp", "-d", "/tmp/pm-XXXX"], check=True, capture_output=True, text=True).stdout[:-1]
     )
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "jobs.synthesize", *tiny_run(tmp_path), f"output.uri={output}"]
+    config = OmegaConf.from_dotlist([*tiny_run(tmp_path), f"output.uri={output}/{{date}}", "nightly.incremental=true"])
+    OmegaConf.save(config, tmp_path / "nightly.yaml")
+    command = [str(MACHINES / "nightly.sh"), "2026-11-25"]
     try:
         done = subprocess.run(
             [*OWN_NAMESPACES, str(REPOSITORY / "tests/infra/two_machines.sh"), str(BIN), str(scratch), *command],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OPEN_PORTS": open_ports()},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OPEN_PORTS": open_ports(),
+                 "NIGHTLY_CONFIG": str(tmp_path / "nightly.yaml")},
             capture_output=True, text=True, check=False, timeout=500,
         )  # fmt: skip
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "8 = 8 committed + 0 rejected" in done.stdout
-    assert (output / "_run/shards/000001.json").exists()
+    assert (output / "2026-11-25/_run/shards/000001.json").exists()
+    assert json.loads((output / "latest.json").read_text())["date"] == "2026-11-25"
 
 
 # --- Slurm ---
