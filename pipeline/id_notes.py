@@ -1,6 +1,6 @@
 """Which shards may hold an image id: a few bytes an image in the note beside each shard, so that one shard is read.
 
-Ids follow from the prompt table, not from the place in the output: without notes, shards are read one by one to find it.
+Ids follow from the prompt table, not from the place in the output: without notes, shards are read one after another.
 A note only says where to look first: a wrong or missing one costs time and nothing else.
 """
 
