@@ -167,7 +167,11 @@ def test_a_customers_key_is_not_sent_in_the_clear(monkeypatch):
         Store("s3://b/o", with_sse({}, "SSE-C:env:PM_TEST_SSE"))
 
 
-@pytest.mark.parametrize("word", ["AES256", "SSE-S3:x", "SSE-KMS:", "SSE-C", f"SSE-C:{base64.b64encode(KEY).decode()}"])
+@pytest.mark.parametrize(
+    "word",
+    ["AES256", "SSE-S3:x", "SSE-KMS:", "SSE-C", f"SSE-C:{base64.b64encode(KEY).decode()}"],
+    ids=["no-kind", "s3-with-word", "kms-without-key", "c-without-key", "c-with-the-key-itself"],
+)
 def test_a_word_that_is_none_is_refused_before_ray_starts_and_a_key_is_not_quoted(word):
     with pytest.raises(UserError, match=r"storage\.sse") as caught:
         load_config(SynthesizeConfig, None, [f"storage.sse={word}"])
