@@ -88,12 +88,10 @@ def test_passing_failures_are_asked_again(server: ChatServer) -> None:
 
 def test_an_endpoint_that_is_down_ends_in_one_sentence_and_not_in_rejects(llm: Path) -> None:
     with ChatServer(llm) as server:
+        assert len(ask(engine(server), "a tree")) == 1
         own = engine(server, patience=1.0)
-        assert len(ask(own, "a tree")) == 1
-    started = time.monotonic()
     with pytest.raises(JobError, match=r"answered nobody for 1 s.*run again to resume"):
         ask(own, *(f"a tree number {i}" for i in range(300)))
-    assert time.monotonic() - started < 60
 
 
 def test_an_endpoint_that_refuses_everybody_ends_the_job_and_names_the_field(server: ChatServer) -> None:
