@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from actors.errors import UserError
-from actors.model_gate import TRUST
+from actors.model_files import TRUST
 from actors.offline import offline
 from actors.whole_weights import load_whole
 

@@ -49,7 +49,9 @@ def build_expander(settings: ExpanderSettings) -> Expander:
         from actors.engine_vllm import VllmEngine
 
         lora = settings.vllm.lora
-        adapter = resolve_model(lora, expect=settings.lora_sha256, adapter=True).path if lora else None
+        adapter = (
+            resolve_model(lora, allow_unsafe=None, expect=settings.lora_sha256, adapter=True).path if lora else None
+        )
         own = VllmEngine(model, dtype=settings.dtype, rows=settings.batch_rows, settings=settings.vllm, lora=adapter)
         return Expander(own, recipes, sys.maxsize, settings.max_new_tokens)
     from actors.engine_transformers import TransformersEngine

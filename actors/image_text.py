@@ -146,8 +146,12 @@ def build_image_text(tokenizer: PreTrainedTokenizerFast, sizes: EncoderSizes) ->
     return ImageText(CLIPModel(config), tokenizer)
 
 
-def load_image_text(directory: Path) -> ImageText:
+def load_image_text(directory: Path, *, trusted: bool = False) -> ImageText:
     """Loads an encoder in float32 on the CPU.
+
+    Args:
+        directory: of a `transformers` model of the CLIP family.
+        trusted: its weights may come as a pickle.
 
     Raises:
         UserError: no CLIP model there, or one that is damaged.
@@ -155,8 +159,8 @@ def load_image_text(directory: Path) -> ImageText:
     try:
         with offline():
             model = load_whole(
-                CLIPModel, directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
-                dtype=torch.float32,
+                CLIPModel, directory, local_files_only=True, use_safetensors=None if trusted else True,
+                trust_remote_code=False, dtype=torch.float32,
             ).eval()  # fmt: skip
             tokenizer = PreTrainedTokenizerFast.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False

@@ -79,7 +79,7 @@ def alexnet_file(uri: str) -> Path:
     Raises:
         UserError: it is neither.
     """
-    path = resolve_model(uri).path
+    path = resolve_model(uri, allow_unsafe=None).path
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if len(files) != 1 or files[0].suffix != ".safetensors":
         raise UserError(f"measures.lpips: '{path}' is no safetensors file and no directory with one")

@@ -10,6 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from actors.errors import UserError
 
+TRUST = "set allow_unsafe_models: true (--allow-unsafe-models) where you trust its maker"
+"""How a person opens the gate; part of each message about a door that is shut."""
+
 SAFE_WEIGHTS = frozenset({".safetensors", ".gguf"})
 """Weight formats that hold numbers alone."""
 
@@ -20,7 +23,7 @@ _COMPANIONS = frozenset({".json", ".jinja", ".txt", ".model", ".yaml", ".yml", "
 """Configs, tokenizers, chat templates. Code, model cards and pictures do not change what a model computes here."""
 
 
-def relevant(names: Iterable[str], *, allow_unsafe: bool) -> list[str]:
+def relevant(names: Iterable[str], *, allow_unsafe: bool | None) -> list[str]:
     """The names (relative, ``/`` between parts) that make up a model, sorted; hidden files and caches left out."""
     suffixes = SAFE_WEIGHTS | _COMPANIONS | (PICKLES | {".py"} if allow_unsafe else frozenset())
     kept = []
@@ -31,7 +34,7 @@ def relevant(names: Iterable[str], *, allow_unsafe: bool) -> list[str]:
     return sorted(kept)
 
 
-def check_weights(names: Iterable[str], where: str, *, allow_unsafe: bool) -> None:
+def check_weights(names: Iterable[str], where: str, *, allow_unsafe: bool | None) -> None:
     """Refuses a model without weights, or with a part whose only weights are pickles.
 
     The rule holds for each directory by itself: a diffusers pipeline is a directory of models, and one component
@@ -54,7 +57,7 @@ def check_weights(names: Iterable[str], where: str, *, allow_unsafe: bool) -> No
     if unsafe and not allow_unsafe:
         raise UserError(
             f"the model {where} has its weights as a pickle ({unsafe[0]}), which can run code when it is read: convert "
-            "it to safetensors, or set allow_unsafe_models: true where you trust its maker"
+            "it to safetensors" + ("" if allow_unsafe is None else f", or {TRUST}")
         )
     if not safe and not pickled:
         raise UserError(

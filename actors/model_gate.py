@@ -14,13 +14,10 @@ from typing import Any
 
 from actors.errors import UserError
 from actors.gguf_header import check_gguf
-from actors.model_files import PICKLES
+from actors.model_files import PICKLES, TRUST
 
 _MOST_BYTES = 32 << 20
 _MOST_LAYERS = 4096
-_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-TRUST = "set allow_unsafe_models: true where you trust its maker"
-"""How a person opens the gate; part of each of its messages."""
 
 
 def check_contents(root: Path, names: Iterable[str], where: str) -> None:
@@ -90,8 +87,11 @@ def _check_index(told: Any, name: str, where: str) -> None:
 
 def _check_config(told: Any, name: str, where: str) -> None:
     for key, value in _walk(told):
-        if key in _KERNELS and "/" in str(value):
+        # attn_implementation, _experts_implementation_internal, ...: a name with a slash is a repository of kernels.
+        if key.removesuffix("_internal").endswith("_implementation") and "/" in str(value):
             raise UserError(f"the model {where} asks for code from the hub ({name}: {key}): take that out, or {TRUST}")
+        if key == "trust_remote_code" and value:
+            raise UserError(f"the model {where} asks for trust itself ({name}: {key}): take that out, or {TRUST}")
         if key == "transformers_weights" and PurePosixPath(str(value)).suffix in PICKLES:
             raise UserError(f"the model {where} would be read from a pickle ({name}: {key}): convert it, or {TRUST}")
         if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from actors.errors import JobError, UserError
 from actors.model_cache import default_cache
-from actors.model_files import PICKLES, SAFE_WEIGHTS, check_weights, content_hash, list_files, relevant
+from actors.model_files import PICKLES, SAFE_WEIGHTS, TRUST, check_weights, content_hash, list_files, relevant
 from actors.model_gate import check_adapter, check_contents
 from actors.store_copy import copy_from_store
 
@@ -42,14 +42,20 @@ class LocalModel:
 
 
 def resolve_model(
-    uri: str, *, cache: Path | None = None, allow_unsafe: bool = False, expect: str | None = None, adapter: bool = False
+    uri: str,
+    *,
+    cache: Path | None = None,
+    allow_unsafe: bool | None = False,
+    expect: str | None = None,
+    adapter: bool = False,
 ) -> LocalModel:
     """Finds the model (copying it to this node where need be), and checks that it is safe to load.
 
     Args:
         uri: see the module's table.
         cache: where copies go; ``None`` means `default_cache`.
-        allow_unsafe: the config's ``allow_unsafe_models``: pickles and the model's own code are allowed too.
+        allow_unsafe: the config's ``allow_unsafe_models``: pickles and the model's own code are allowed too; None where
+            whoever loads the model reads numbers alone, so that no opt-in is offered.
         expect: the ``sha256`` that it must have: each node finds its own copy, and a run's must all be one model.
         adapter: it is a LoRA adapter, which has no base model of its own.
 
@@ -63,9 +69,8 @@ def resolve_model(
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix in PICKLES and not allow_unsafe:
-            raise UserError(
-                f"the model {shown} may run code when it is read: set allow_unsafe_models: true if you trust its maker"
-            )
+            mend = "give it in safetensors" if allow_unsafe is None else TRUST
+            raise UserError(f"the model {shown} may run code when it is read: {mend}")
         if suffix not in SAFE_WEIGHTS | PICKLES:
             raise UserError(f"the model {shown} is a file of unknown kind: give a directory or a .gguf file")
         root, wanted = path.parent, [path.name]
@@ -83,10 +88,10 @@ def resolve_model(
             f"the model {shown} is another one on this node (sha256 {found[:12]}) than the run began with "
             f"({expect[:12]}): give all nodes the same files, and do not change them during a run"
         )
-    return LocalModel(path, found, shown, allow_unsafe)
+    return LocalModel(path, found, shown, bool(allow_unsafe))
 
 
-def _locate(uri: str, shown: str, cache: Path, allow_unsafe: bool) -> Path:
+def _locate(uri: str, shown: str, cache: Path, allow_unsafe: bool | None) -> Path:
     if not uri.strip():
         raise UserError("the model URI is empty: give a directory, s3://..., a hub name, or package:NAME")
     if uri.startswith("package:"):
@@ -123,7 +128,7 @@ def _in_package(rest: str) -> Path:
     return _existing(Path(next(iter(spec.submodule_search_locations))) / inner, f"package:{rest}")
 
 
-def _from_hub(rest: str, shown: str, allow_unsafe: bool, *, download: bool) -> Path:
+def _from_hub(rest: str, shown: str, allow_unsafe: bool | None, *, download: bool) -> Path:
     # Imported here: most runs have no hub name, and the import costs time in every actor.
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

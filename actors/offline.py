@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from actors.model_gate import TRUST
+from actors.model_files import TRUST
 
 _LOADING = threading.RLock()
 

@@ -18,7 +18,7 @@ class RenderSettings:
     kind: Literal["gan", "diffusers"]
     model: str
     diffusers: DiffusersSettings
-    allow_unsafe_models: bool
+    allow_unsafe_models: bool | None
     cpus: float
     gpus: float
     sha256: str | None = None

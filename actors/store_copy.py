@@ -29,7 +29,7 @@ _TRIES = 3
 _THREADS = 4
 
 
-def copy_from_store(uri: str, shown: str, cache: Path, *, allow_unsafe: bool) -> Path:
+def copy_from_store(uri: str, shown: str, cache: Path, *, allow_unsafe: bool | None) -> Path:
     """The model's directory (or single file) in the cache; see `actors.model_uri.resolve_model`."""
     try:
         store, root = fsspec.core.url_to_fs(uri)

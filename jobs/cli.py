@@ -105,6 +105,14 @@ Sse = Annotated[
 ]
 
 
+Unsafe = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsafe-models", help="models as pickles, or with code of their own: allow_unsafe_models=true"
+    ),
+]
+
+
 Date = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="the run date, for {date} in output.uri")]
 
 
@@ -115,12 +123,13 @@ def synthesize(
     date: Date = None,
     address: Address = None,
     quiet: Quiet = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Make the dataset, or what is missing of it."""
     from jobs.synthesize import run
 
-    run(*split(config, overrides), date=date, address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe), date=date, address=address, quiet=quiet, debug=debug)
 
 
 @app.command(cls=NightlyCommand)
@@ -132,12 +141,13 @@ def nightly(
     ] = None,
     address: Address = None,
     quiet: Quiet = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Make one date's dataset, verify it, move latest.json, delete old outputs, write the morning's summary."""
     from jobs.nightly import run
 
-    run(*split(config, overrides), date=date, address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe), date=date, address=address, quiet=quiet, debug=debug)
 
 
 @app.command(cls=ConfigCommand)
@@ -146,12 +156,13 @@ def plan(
     overrides: Overrides = None,
     date: Date = None,
     calibrate: Annotated[bool, typer.Option(help="measure a few rows in this process for the estimate")] = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Show what would run: shards, rows, images, what is committed, an estimate. Starts no actor."""
     from jobs.plan import run
 
-    run(*split(config, overrides), calibrate=calibrate, date=date)
+    run(*split(config, overrides, unsafe), calibrate=calibrate, date=date)
 
 
 @app.command()
@@ -215,12 +226,13 @@ def render_row(
     to: Annotated[Path, typer.Option(help="file to write")] = Path("row.png"),
     model: Annotated[str | None, typer.Option(help="model URI, where it has moved since the run")] = None,
     sse: Sse = None,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Render one image of an output again, alone, from its row."""
     from jobs.render_row import run
 
-    run(output, image_id, to, model, sse)
+    run(output, image_id, to, model, sse, unsafe=unsafe)
 
 
 @app.command("train-encoder", cls=TrainEncoderCommand)
@@ -245,12 +257,13 @@ def train_gan(
     fresh: Annotated[bool, typer.Option("--fresh", help="start over: delete the run's checkpoints")] = False,
     address: Address = None,
     quiet: Quiet = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Train the text-conditional GAN on captioned pictures, or go on from the last checkpoint."""
     from jobs.train_gan import run
 
-    run(*split(config, overrides), fresh=fresh, address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe), fresh=fresh, address=address, quiet=quiet, debug=debug)
 
 
 @app.command(cls=RefineCommand)
@@ -259,12 +272,13 @@ def refine(
     overrides: Overrides = None,
     address: Address = None,
     quiet: Quiet = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Make the dataset in rounds: what matches its words least is described and drawn anew, the best is kept."""
     from jobs.refine import run
 
-    run(*split(config, overrides), address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe), address=address, quiet=quiet, debug=debug)
 
 
 @app.command("hard-examples")
@@ -293,6 +307,7 @@ def evaluate(
     ] = None,
     address: Address = None,
     quiet: Quiet = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Measure generated images: against a reference, against their words, and among one another."""
@@ -301,7 +316,7 @@ def evaluate(
     if compare is not None:
         run_compare(*compare)
     else:
-        run(*split(config, overrides), address=address, quiet=quiet, debug=debug)
+        run(*split(config, overrides, unsafe), address=address, quiet=quiet, debug=debug)
 
 
 @app.command()
@@ -345,6 +360,7 @@ def submit(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="label of the node it runs on; repeatable")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="seconds to wait for a cluster that has just started")] = 60.0,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> int:
     """Run a job on a Ray cluster: checks the config here, sends the working directory, starts the job over HTTP."""
@@ -357,7 +373,7 @@ def submit(
         metadata=metadata or (), cpus=cpus, gpus=gpus, memory=memory, resources=resource or (), labels=label or (),
         wait=wait, follow=follow, date=date,
     )  # fmt: skip
-    return job_submit.run(*split(config, overrides), asked, address=address, token=token_file)
+    return job_submit.run(*split(config, overrides, unsafe), asked, address=address, token=token_file)
 
 
 @app.command()
@@ -382,7 +398,7 @@ app.add_typer(models, name="models")
 def pull(
     uri: Annotated[str, typer.Argument(help="model URI, as expand.model and generate.model take it")],
     adapter: Annotated[bool, typer.Option("--adapter", help="it is a LoRA adapter")] = False,
-    unsafe: Annotated[bool, typer.Option("--allow-unsafe", help="pickles too, as allow_unsafe_models has it")] = False,
+    unsafe: Unsafe = False,
     debug: Debug = False,
 ) -> None:
     """Copy a model to this node and print its path and hash; a second call finds it there."""
@@ -413,9 +429,9 @@ def prune(
     prune(to=to, everything=everything)
 
 
-def split(config: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+def split(config: str | None, overrides: list[str] | None, unsafe: bool = False) -> tuple[Path | None, list[str]]:
     """Tells the config file from overrides: the first word is an override where it has a ``=``."""
-    rest = list(overrides or [])
+    rest = [*(overrides or []), *(["allow_unsafe_models=true"] if unsafe else [])]
     if config is None:
         return None, rest
     if "=" in config:

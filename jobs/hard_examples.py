@@ -17,7 +17,10 @@ def run(images: str, pictures: str, target: Path, encoder: str, split: str | Non
 
     prompts = lowest_prompts(Images(uri=images), share)
     table = hard_examples(
-        prompts, open_captioned(pictures, split=split), load_image_text(resolve_model(encoder).path), others=others
+        prompts,
+        open_captioned(pictures, split=split),
+        load_image_text(resolve_model(encoder, allow_unsafe=None).path),
+        others=others,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, target)

@@ -14,7 +14,7 @@ from jobs.printing import print_rows
 
 def pull(uri: str, *, unsafe: bool, adapter: bool) -> None:
     """Copies a model to this node, as a run would, and prints where it lies."""
-    found = resolve_model(uri, allow_unsafe=unsafe, adapter=adapter)
+    found = resolve_model(uri, allow_unsafe=None if adapter else unsafe, adapter=adapter)
     print_rows([("model", found.uri), ("path", str(found.path)), ("sha256", found.sha256)])
 
 

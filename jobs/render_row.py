@@ -7,13 +7,15 @@ from pathlib import Path
 from jobs.printing import printable
 
 
-def run(output: str, image_id: str, to: Path, model: str | None, sse: str | None = None) -> None:
+def run(
+    output: str, image_id: str, to: Path, model: str | None, sse: str | None = None, *, unsafe: bool = False
+) -> None:
     """Renders the image, writes it, and says whether it is the stored one byte for byte."""
     from pipeline.render_row import render_row
     from pipeline.server_side_encryption import with_sse
     from pipeline.storage import Store
 
-    rendered = render_row(Store(output, with_sse({}, sse)), image_id, model)
+    rendered = render_row(Store(output, with_sse({}, sse)), image_id, model, allow_unsafe=unsafe)
     to.write_bytes(rendered.data)
     verdict = "the same bytes as in the dataset" if rendered.same else "NOT the same bytes as in the dataset"
     if not rendered.same and rendered.same_pixels:

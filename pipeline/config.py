@@ -384,7 +384,15 @@ class SynthesizeConfig(Section):
     limits: Limits = option(Limits(), "what a run bears")
     storage: Storage = place(Storage(), "how the output store is spoken to")
     cluster: Cluster = place(Cluster(), "the Ray cluster")
-    allow_unsafe_models: bool = place(False, "load pickled weights (.bin, .pt): they can run any code")
+    allow_unsafe_models: bool = place(
+        False,
+        "load pickled weights (.bin, .pt) and a model's own code: they can run anything; also --allow-unsafe-models",
+    )
+
+    @property
+    def unsafe_painter(self) -> bool | None:
+        """Whether ``generate.model`` may run code when it is read; None where its backend reads numbers alone."""
+        return self.allow_unsafe_models if self.generate.backend == "diffusers" else None
 
     @property
     def selects(self) -> bool:

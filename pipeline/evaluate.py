@@ -128,7 +128,7 @@ def _sets(config: EvaluateConfig, store: Store, made: ImageTable, real: ImageTab
     within = config.measures.within
     pairs = None
     if config.measures.paired and real is not None:
-        judge = resolve_model(config.measures.lpips).sha256 if config.measures.lpips else None
+        judge = resolve_model(config.measures.lpips, allow_unsafe=None).sha256 if config.measures.lpips else None
         pairs = table("pairs", made, real.table.content, real.table.image, real.id, judge)
     return _Sets(
         table("generated", made, model.sha256, within),

@@ -76,5 +76,7 @@ class EvaluateConfig(Section):
     features: Features = option(Features(), "the feature extractor")
     measures: Measures = option(Measures(), "how metrics are taken")
     output: Results = place(Results(), "where results go")
-    allow_unsafe_models: bool = place(False, "load weights as pickles and TorchScript: they may run code")
+    allow_unsafe_models: bool = place(
+        False, "load weights as pickles and TorchScript: they may run code; also --allow-unsafe-models"
+    )
     cluster: Cluster = place(Cluster(), "the Ray cluster")

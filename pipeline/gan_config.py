@@ -101,6 +101,9 @@ class TrainGanConfig(TrainingConfig):
     adversarial: Adversarial = option(Adversarial(), "the game")
     compute: Compute = option(Compute(), "how a step is computed")
     watch: Watch = place(Watch(), "what is measured on the way")
+    allow_unsafe_models: bool = place(
+        False, "load an encoder whose weights are a pickle: it can run any code; also --allow-unsafe-models"
+    )
 
     def settled(self) -> TrainGanConfig:
         """The same with the steps of the warm start settled, which depend on where it runs and for what.

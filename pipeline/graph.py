@@ -119,7 +119,7 @@ def render_settings(config: SynthesizeConfig, hashes: Mapping[str, str | None] |
         kind=generate.backend,
         model=generate.model,
         diffusers=DiffusersSettings(**own.model_dump()),
-        allow_unsafe_models=config.allow_unsafe_models,
+        allow_unsafe_models=config.unsafe_painter,
         cpus=generate.actors.cpus,
         gpus=generate.actors.gpus,
         sha256=(hashes or {}).get("generate"),

@@ -183,7 +183,7 @@ def _refuse_what_cannot_be_told(config: SynthesizeConfig) -> None:
             "prevent; set nightly.incremental=false, or use output.encryption"
         )
     if config.generate.backend == "gan":
-        painter = resolve_model(config.generate.model, allow_unsafe=config.allow_unsafe_models)
+        painter = resolve_model(config.generate.model, allow_unsafe=config.unsafe_painter)
         if task_of(painter.path) != "words":
             raise UserError(
                 "nightly.incremental compares words, and generate.model mends pictures, which are no part of them; "

@@ -48,6 +48,7 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
         store: the output.
         image_id: as in the output's column ``id``.
         model: where the run's image model is now; None where it still is.
+        allow_unsafe: whether that model may be a pickle or bring code; the run's own record does not count.
 
     Raises:
         UserError: no such output or id; the model is not the one that the run used.
@@ -62,7 +63,7 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
     if redacted is not None and "description" in (*redacted.drop, *redacted.hash):
         raise UserError(f"the words of '{store.public()}' were redacted, so no image can be rendered from its row")
     uri = model or record["models"]["generate"]
-    found = resolve_model(uri, allow_unsafe=allow_unsafe)
+    found = resolve_model(uri, allow_unsafe=config.unsafe_painter)
     if found.sha256 != record["identity"]["models"]["generate"]:
         raise UserError(
             f"the model at '{uri}' is not the one of this run (sha256 {found.sha256[:12]}, the run used "
@@ -74,7 +75,7 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
         )
     own = generate.diffusers
     options = DiffusersSettings(**own.model_dump())
-    backend = build_backend(RenderSettings(generate.backend, uri, options, allow_unsafe, cpus=1, gpus=0))
+    backend = build_backend(RenderSettings(generate.backend, uri, options, config.unsafe_painter, cpus=1, gpus=0))
     image = config.output.image
     job = ImageJob(
         image_id,

@@ -72,19 +72,20 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
         The run, and the text of each recipe that it may use.
     """
     table = open_table(config.prompts)
-    unsafe = config.allow_unsafe_models
-    painter = resolve_model(config.generate.model, allow_unsafe=unsafe)
+    painter = resolve_model(config.generate.model, allow_unsafe=config.unsafe_painter)
     mends = config.generate.backend == "gan" and task_of(painter.path) != "words"
     redacted = redaction(config)
     columns = redacted.choose(table.schema, choose_columns(table.schema, config.prompts, pictures=mends))
     recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
     models = ModelHashes(
         expand=_language_model(config),
-        expand_lora=resolve_model(lora, adapter=True).sha256
+        expand_lora=resolve_model(lora, allow_unsafe=None, adapter=True).sha256
         if (lora := config.expand and config.expand.lora)
         else None,
         generate=painter.sha256,
-        select=resolve_model(config.select.model, allow_unsafe=unsafe).sha256 if config.selects else None,
+        select=resolve_model(config.select.model, allow_unsafe=config.allow_unsafe_models).sha256
+        if config.selects
+        else None,
     )
     checks = {"redact_salt": redacted.salt_check()}
     sealed = encryption_settings(config)

@@ -42,7 +42,8 @@ class GanTask(TrainingTask):
     def build(self, device: torch.device) -> GanTrainer:
         """The same weights in each worker, from the run's seed."""
         config = self.config
-        encoder = load_image_text(resolve_model(config.encoder).path)
+        found = resolve_model(config.encoder, allow_unsafe=config.allow_unsafe_models)
+        encoder = load_image_text(found.path, trusted=found.trusted)
         encoder.model.to(device)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         sizes = config.sizes(encoder.model.config.text_config.hidden_size)
@@ -81,10 +82,10 @@ class GanTask(TrainingTask):
 def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:
     """Trains, or goes on; returns the model's URI. See `pipeline.train_job.run_training` for what it raises."""
     config = config.settled()
-    encoder = resolve_model(config.encoder)
+    encoder = resolve_model(config.encoder, allow_unsafe=config.allow_unsafe_models)
     table = open_split(config, config.data.split)
     shown = open_split(config, config.watch.split) if config.watch.split else None
-    loaded = load_image_text(encoder.path)
+    loaded = load_image_text(encoder.path, trusted=encoder.trusted)
     tokens = loaded.model.config.text_config.max_position_embeddings
     start = (
         find_start(config.start, encoder.sha256, with_sse(config.output.options, config.output.sse))

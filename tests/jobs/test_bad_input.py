@@ -47,7 +47,7 @@ CASES = [
     (["expand={recipe: phto}"], "'photo'"),
     (["generate.model=nowhere/model"], "nowhere/model"),
     (["generate.model={weightless}"], "weights"),
-    (["generate.model={pickled}"], "allow_unsafe_models"),
+    (["generate.model={pickled}"], "convert it to safetensors"),
     (["generate.model=package:nosuchpackage"], "nosuchpackage"),
     (["output.uri={file}/out"], "is a file, not a directory"),
     (["output.uri=nosuch://bucket/x"], "no place that fsspec can open"),
@@ -77,6 +77,33 @@ def test_mistakes_of_the_user_are_one_sentence_and_status_2(
     assert main(command(tmp_path, tiny_gan, table, *filled)) == 2
     assert says in one_sentence(capsys)
     assert not (tmp_path / "out" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("plan", "generate.backend=diffusers generate.model={pickled} expand=null prompts.uri={table}"),
+        ("plan", "generate.model={gan} expand.model={pickled} prompts.uri={table}"),
+        ("plan", "generate.model={gan} expand=null select.score=true select.model={pickled} prompts.uri={table}"),
+        ("train-gan", "encoder={pickled} data.uri={table}"),
+        ("evaluate", "features.model={pickled} generated.uri={images}"),
+    ],
+    ids=["generate", "expand", "select", "train-gan", "evaluate"],
+)
+def test_a_pickled_model_needs_the_flag_that_its_error_names(
+    tmp_path: Path, tiny_gan: Path, table: Path, verb: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pickled, images = tmp_path / "pickled", tmp_path / "images.parquet"
+    pickled.mkdir()
+    (pickled / "config.json").write_text("{}")
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    pq.write_table(pa.table({"image": [b"x", b"y"], "prompt": ["a", "b"]}), images)
+    given = [verb, *words.format(pickled=pickled, gan=tiny_gan, table=table, images=images).split()]
+    given.append(f"output.uri={tmp_path / 'out'}")
+    assert main(given) == 2
+    assert "allow_unsafe_models: true (--allow-unsafe-models)" in one_sentence(capsys)
+    main([*given, "--allow-unsafe-models"])
+    assert "allow_unsafe_models" not in capsys.readouterr().err
 
 
 def test_debug_shows_where(tmp_path: Path, tiny_gan: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,8 @@ def make(root: Path) -> Iterator[tuple[str, str, str]]:
     for key, value in (
         ("transformers_weights", "adapter_model.bin"),
         ("attn_implementation", "evil/kernels"),
+        ("_attn_implementation_internal", "evil/kernels"),
+        ("trust_remote_code", True),
         ("num_hidden_layers", 1_000_000_000),
     ):
         yield model("llm", key, lambda place, told={key: value}: _config(place, told))  # type: ignore[misc]
@@ -159,7 +161,7 @@ def _pipelines(root: Path, pickled: bytes, code: str) -> Iterator[tuple[str, str
         place = root / f"diffusers-{name}"
         (place / "unet").mkdir(parents=True)
         (place / "model_index.json").write_text(json.dumps(index | {"_diffusers_version": "0.30.0"}))
-        for file in ("evil.py", "pipeline.py", "unet/evil.py"):
+        for file in ("evil.py", "pipeline.py", "None.py", "unet/evil.py"):
             (place / file).write_text(code)
         (place / "unet/config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
         if name == "pickled-part":

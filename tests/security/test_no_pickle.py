@@ -46,6 +46,9 @@ def test_each_ends_in_a_sentence(opened: tuple[Path, dict[str, Any]]) -> None:
 
 def test_what_needs_trust_says_how_to_give_it(opened: tuple[Path, dict[str, Any]]) -> None:
     _, told = opened
-    for name in ("llm-only-pytorch_model.bin", "llm-own-code", "llm-own-tokenizer", "llm-adapter", "features-evil.pt",
-                 "llm-attn_implementation", "diffusers-own-part", "diffusers-pickled-part"):  # fmt: skip
+    for name in (
+        "llm-only-pytorch_model.bin", "llm-own-code", "llm-own-tokenizer", "llm-adapter", "features-evil.pt",
+        "llm-attn_implementation", "llm-_attn_implementation_internal", "llm-trust_remote_code",
+        "diffusers-own-part", "diffusers-pickled-part",
+    ):  # fmt: skip
         assert "allow_unsafe_models: true" in told["ended"][name], (name, told["ended"][name])
