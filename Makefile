@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 # vLLM brings torch and transformers of its own choosing, so it never goes into .venv.
 VLLM := .venv-vllm
 
-.PHONY: demo test test-long test-vllm check fix bench sbom kuberay-nightly clean
+.PHONY: demo test test-long test-vllm check fix bench bench-vllm sbom kuberay-nightly clean
 
 # The stamp is remade when what is installed changes; otherwise a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -54,6 +54,10 @@ fix: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.benchmarks
+
+# vLLM takes part in the contest of language models; minutes more, and an environment of its own.
+bench-vllm: $(VENV)/.installed $(VLLM)/.installed
+	$(BIN)/python -m tests.benchmarks expansion --vllm $(VLLM)/bin/python
 
 # What this environment is made of, as CycloneDX JSON. The tool has an environment of its own: it is no part of it.
 sbom: $(VENV)/.installed

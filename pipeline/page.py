@@ -16,10 +16,15 @@ from pipeline.inert_text import shortened, visible
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_page(template: str, **values: Any) -> str:
-    """A page of the templates' directory, with the one style sheet that its Content-Security-Policy names by hash."""
+def render_page(template: str | Path, **values: Any) -> str:
+    """A page of the templates' directory, with the one style sheet that its Content-Security-Policy names by hash.
+
+    Args:
+        template: a name in that directory, or the whole path of another one.
+    """
+    place = _TEMPLATES / template
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader(place.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -33,7 +38,7 @@ def render_page(template: str, **values: Any) -> str:
     environment.filters["lines"] = lambda text: visible(text, lines=True)
     environment.filters["recipe"] = lambda text: shortened(visible(text, lines=True), 4000)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
+    return environment.get_template(place.name).render(
         style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), **values
     )
 

@@ -17,5 +17,8 @@ def test_the_quick_benchmarks_run_and_write_what_they_found(tmp_path, capsys):
         assert all(row["least"] <= row["ratio"] <= row["most"] for row in benchmark["comparisons"]), name
     assert {"cpu", "usable_cores", "memory_gib"} <= found["machine"].keys()
     assert {"torch", "pyarrow", "ray"} <= found["versions"].keys()
+    drawn = (tmp_path / "bench.html").read_text()
+    assert "<script" not in drawn
+    assert all(f"<h2>{name}</h2>" in drawn for name in QUICK)
     page = capsys.readouterr().out
     assert all(name in page for name in QUICK)

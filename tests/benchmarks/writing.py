@@ -6,7 +6,6 @@ import importlib.util
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipeline.formats.base import ShardImages
 from pipeline.id_notes import find_image, id_note
 from pipeline.storage import Store
 from pipeline.timings import put_timing
-from tests.benchmarks.harness import Bench, Comparison, Contest, rate
+from tests.benchmarks.harness import Bench, Comparison, Contest, rate, timed
 
 _IMAGE_BYTES = 100_000  # a JPEG or PNG of 256x256 to 512x512
 _THREADS = 2  # shards that one generator actor has in hand
@@ -119,16 +118,27 @@ def find_row(bench: Bench) -> Contest:
 
     def side(name: str) -> dict[str, float]:
         store, wanted = stores[name], f"{records[name] - 1:06d}-{rows - 1:06d}"
-        begun = time.perf_counter()
-        found = find_image(store, "parquet", sorted(committed_shards(store)), wanted)
-        assert found is not None
-        return {"seconds": time.perf_counter() - begun}
+
+        def work() -> None:
+            assert find_image(store, "parquet", sorted(committed_shards(store)), wanted) is not None
+
+        return timed(work)
 
     return Contest(
         {"of all shards": lambda: side("all"), "of one shard": lambda: side("one")},
         [Comparison("of all shards", "of one shard", "seconds", at_most=3)],
         turns=9,
     )
+
+
+def output_rows(count: int, image_bytes: int) -> tuple[pa.Table, ShardImages, pa.Table]:
+    """Rows of a shard, their images (random bytes), and no rejects."""
+    table, images = _rows(count, image_bytes)
+    return table, ShardImages(lambda row: images[row], "png"), _no_rejects()
+
+
+def _no_rejects() -> pa.Table:
+    return pa.table({field.name: pa.array([], field.type) for field in c.REJECT_FIELDS})
 
 
 def _rows(count: int, image_bytes: int = _IMAGE_BYTES) -> tuple[pa.Table, list[bytes]]:
@@ -159,14 +169,13 @@ def _with_images(table: pa.Table, images: list[bytes]) -> pa.Table:
 
 def _commit(store: Store, shards: range | list[int], table: pa.Table, images: list[bytes]) -> None:
     committer = ShardCommitter(store, "parquet", _FINGERPRINT)
-    no_rejects = pa.table({field.name: pa.array([], field.type) for field in c.REJECT_FIELDS})
 
     def one(shard: int) -> None:
         ids = pa.array([f"{shard:06d}-{row}" for row in table["id"].to_pylist()], pa.string())
         committer.commit(
             ShardResult(
                 shard, table.num_rows, table.set_column(0, "id", ids), ShardImages(lambda row: images[row], "png"),
-                no_rejects, {"descriptions": {"accepted": table.num_rows}, "tokens": 0},
+                _no_rejects(), {"descriptions": {"accepted": table.num_rows}, "tokens": 0},
             )
         )  # fmt: skip
         put_timing(store, shard, id_note(ids.to_pylist()))

@@ -1,0 +1,24 @@
+"""What the command line loads before it knows what is asked: torch and Ray take seconds, and words need neither."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from jobs.cli import main
+main({words!r})
+print("loaded:", *sorted({{"torch", "ray", "transformers", "pyarrow"}} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["synthesize", "--help"]], ids=" ".join)
+def test_help_loads_neither_torch_nor_ray(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(words=words)], capture_output=True, text=True, check=True
+    )
+    assert "synthesize" in done.stdout
+    assert done.stderr.splitlines()[-1].split()[1:] == []
