@@ -14,6 +14,9 @@ from pipeline.columns import INTEGERS, TEXTS, TableColumns
 from pipeline.prompts import PromptTable
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one for each row
+
+
 def base_ids(table: pa.Table, columns: TableColumns) -> list[str]:
     """The id of each row before repeats are told apart.
 
@@ -37,7 +40,7 @@ def base_ids(table: pa.Table, columns: TableColumns) -> list[str]:
 
 def content_digest(content: Mapping[str, Any]) -> bytes:
     """10 bytes of BLAKE2b over the prompt and those honoured columns of a row that are not null."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=10).digest()
+    return hashlib.blake2b(_ENCODER.encode(content).encode(), digest_size=10).digest()
 
 
 def find_repeats(table: PromptTable, columns: TableColumns) -> dict[int, int]:
