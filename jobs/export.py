@@ -15,7 +15,7 @@ def run(checkpoint: str, out: str, *, best: bool, sse: str | None = None) -> Non
 
     where = printable(public_uri(out))
     made = export(checkpoint, out, best=best, options=with_sse({}, sse))
-    print(f"{where}: checkpoint {made}; render with generate.model={where}")
+    print(f"{where}: checkpoint {printable(made)}; render with generate.model={where}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from actors.errors import UserError
 from jobs.printing import print_rows, tell
 from jobs.synthesize import summary_rows
 from pipeline.config_file import load_config
@@ -17,12 +16,6 @@ def run(
     config_path: Path | None, overrides: list[str], *, date: str | None, address: str | None, quiet: bool, debug: bool
 ) -> None:
     """Loads the config, runs the night, prints what came of it."""
-    for override in overrides:
-        if override.startswith("nightly.summary=http"):
-            raise UserError(
-                "nightly.summary is given on the command line, and a webhook's URL is a secret that Ray's job table, "
-                "process lists and shells would keep: put it into the config file, at best as ${oc.env:NAME}"
-            )
     config = load_config(NightlyConfig, config_path, overrides)
     day = run_date(date)
     from pipeline.nightly import nightly

@@ -28,7 +28,8 @@ def run(
 
     report = verify(Store(output, with_sse({}, sse)), deep=deep, repair=repair, workers=workers, quiet=quiet)
     if to is not None:
-        text = json.dumps(report.document(), indent=1, ensure_ascii=False) + "\n"
+        # In ASCII: a store's names may hold what steers a terminal, or what no file takes.
+        text = json.dumps(report.document(), indent=1) + "\n"
         if to == "-":
             sys.stdout.write(text)
         else:

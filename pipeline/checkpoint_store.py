@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.errors import JobError
+from pipeline.inert_text import visible
 from pipeline.storage import Store
 
 MANIFEST = "manifest.json"
@@ -82,7 +83,7 @@ class CheckpointStore:
         for saved in self.known(which):
             if self._fetch(saved, target):
                 return saved
-            self._note(f"the checkpoint '{self._store.public(saved.name)}' is torn; an older one is taken")
+            self._tell(f"the checkpoint '{self._store.public(saved.name)}' is torn; an older one is taken")
         return None
 
     def known(self, which: str) -> list[SavedCheckpoint]:
@@ -99,6 +100,9 @@ class CheckpointStore:
         for name in self._names():
             self._delete(name)
 
+    def _tell(self, text: str) -> None:
+        self._note(visible(text))  # what lies in a store may have any name
+
     def _names(self) -> tuple[str, ...]:
         return self._store.directories(_ROOT)
 
@@ -113,7 +117,7 @@ class CheckpointStore:
                 files = {_bare(key): FileDigest(**value) for key, value in told["files"].items()}
                 found.append(SavedCheckpoint(name, (told["order"][0], told["order"][1]), told["score"], files))
             except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-                self._note(f"the manifest of '{self._store.public(name)}' cannot be read; that checkpoint is left out")
+                self._tell(f"the manifest of '{self._store.public(name)}' cannot be read; that checkpoint is left out")
         return found
 
     def _fetch(self, saved: SavedCheckpoint, target: Path) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.server_side_encryption import MEANING, Sse
 from pipeline.storage_errors import public_uri
+from pipeline.without_secrets import holds_secret, is_secret_name
 
 
 def place(default: Any, description: str, **constraints: Any) -> Any:
@@ -148,9 +149,12 @@ class OpenAI(Section):
     price_out: float | None = place(None, "price of a million generated tokens", ge=0)
 
     @model_validator(mode="after")
-    def _no_password(self) -> OpenAI:
-        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            raise ValueError("base_url holds a password: put the key into the variable that key_env names")
+    def _no_credential(self) -> OpenAI:
+        if holds_secret(self.base_url) or "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            raise ValueError("base_url holds a credential: put the key into the variable that key_env names")
+        named = next((name for name in self.body if is_secret_name(name)), None)
+        if named is not None:
+            raise ValueError(f"body.{named} is a credential, and the run record keeps it: key_env names the variable")
         return self
 
 

@@ -69,6 +69,11 @@ def _refuse_secret(override: str) -> None:
             f"{key} is given on the command line, which Ray's job table, process lists and shells keep: put "
             "credentials into the environment (AWS_ACCESS_KEY_ID, ...), or into the config file as ${oc.env:NAME}"
         )
+    if key.partition(".")[0] == "nightly" and "://" in value and "http" in value.lower():
+        raise UserError(
+            f"{key} is given on the command line, and a webhook's URL is a secret that Ray's job table, process lists "
+            "and shells would keep: put it into the config file, at best as ${oc.env:NAME}"
+        )
     if holds_secret(value):
         raise UserError(
             f"{key} holds a password or a signature on the command line, which Ray's job table, process lists and "

@@ -27,6 +27,7 @@ from pipeline.server_side_encryption import with_sse
 from pipeline.source import ShardSource, redaction
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage
 from pipeline.storage import Store
+from pipeline.without_secrets import hide_variable
 from promptmill import __version__
 
 _MOST_READERS = 32
@@ -107,6 +108,8 @@ def expander_settings(
 
 
 def _endpoint(expand: Expand) -> OpenAISettings:
+    if expand.openai.key_env:
+        hide_variable(expand.openai.key_env)
     own = expand.openai.model_dump(exclude={"price_in", "price_out"})
     return OpenAISettings(model=expand.model, **own)
 

@@ -29,6 +29,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from actors.errors import JobError, UserError
 from pipeline.incremental import Chosen, neighbour
+from pipeline.inert_text import visible
 from pipeline.latest import Moved
 from pipeline.run_date import fill
 from pipeline.storage import Store
@@ -39,6 +40,7 @@ from pipeline.without_secrets import without_secrets
 FORMAT = 1
 _TRIES, _TIMEOUT = 5, 30.0
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_SIGNS = str.maketrans("<>@", "‹›＠")
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -84,14 +86,15 @@ class Night:
             "latest": {"date": self.moved.pointer.date, "moved": self.moved.moved} if self.moved else None,
             "deleted": list(self.deleted),
             "report": self.summary.report if self.summary else None,
-            "remarks": list(self.remarks),
+            "remarks": [visible(remark) for remark in self.remarks],
             "error": self.error,
         }
 
     def text(self) -> str:
         """The night in one sentence."""
         if self.error is not None:
-            return f"promptmill {self.date}: {self.state}: {self.error}"
+            # An error may quote a table's words, and chat services make links and calls of these signs.
+            return f"promptmill {self.date}: {self.state}: {self.error.translate(_SIGNS)}"
         if self.summary is None:
             return f"promptmill {self.date}: {self.state}; {self.output}"
         totals = self.summary.totals
@@ -181,5 +184,5 @@ def _post(url: str, data: bytes, sleep: Callable[[float], None] | None) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, in one line without credentials, for the summary."""
-    return without_secrets(" ".join(str(error).split()))[:500] or type(error).__name__
+    """What an error says, in one line without credentials and control characters, for the summary."""
+    return visible(without_secrets(str(error)))[:500] or type(error).__name__

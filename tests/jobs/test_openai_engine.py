@@ -79,5 +79,12 @@ def test_mistakes_are_told_before_ray_starts(capsys: pytest.CaptureFixture[str])
     assert "needs expand.openai.base_url" in capsys.readouterr().err
     assert main(["synthesize", "expand.openai.key_env=sk-abcdef0123456789"]) == 2
     assert "abcdef" not in capsys.readouterr().err
-    assert main(["synthesize", "expand.openai.base_url=http://me:hunter2canary@h/v1"]) == 2
-    assert "hunter2canary" not in capsys.readouterr().err
+    for word in (
+        "expand.openai.base_url=http://me:hunter2canary@h/v1",
+        "expand.openai.base_url=http://h/v1?api-key=hunter2canary",
+        "expand.openai.body={api_key: hunter2canary}",
+    ):
+        assert main(["synthesize", word]) == 2, word
+        said = capsys.readouterr().err
+        assert "hunter2canary" not in said
+        assert "credential" in said or "password" in said

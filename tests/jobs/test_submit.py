@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.errors import UserError
+from jobs import submit as job_submit
 from jobs.cli import main
 from pipeline.package import Package
 
@@ -46,6 +48,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["night.yaml", "storage.options.secret=hunter2hunter2"], "Ray's job table"),
         (["night.yaml", "prompts.uri=s3://key:hunter2hunter2@bucket/x"], "Ray's job table"),
         (["night.yaml", "--metadata", "api_token=hunter2hunter2"], "Ray's job table"),
+        (["night.yaml", "--job", "nightly", "nightly.summary=https://hooks/hunter2"], "webhook's URL is a secret"),
+        (["hook.yaml", "--job", "nightly"], "nightly.summary in 'hook.yaml' is a credential"),
         (["secret.yaml"], "storage.options.secret in 'secret.yaml' is a credential"),
         (["night.yaml", "--runtime-env", "env.yaml"], "env_vars.AWS_SECRET_ACCESS_KEY in 'env.yaml' is a credential"),
         (["night.yaml", "--job", "synthesise"], "no job 'synthesise' can be submitted"),
@@ -66,11 +70,29 @@ def test_mistakes_are_told_before_the_cluster_is_asked(
     (work / "out/mine").mkdir(parents=True)
     (work.parent / "outside.yaml").write_text("{}")
     (work / "secret.yaml").write_text("output: {uri: 's3://b/s'}\nstorage: {options: {secret: hunter2hunter2}}\n")
+    (work / "hook.yaml").write_text("output: {uri: 's3://b/{date}'}\nnightly: {summary: 'https://hooks/hunter2'}\n")
     (work / "env.yaml").write_text("env_vars: {AWS_SECRET_ACCESS_KEY: hunter2hunter2}\n")
     assert main(["submit", *words, *NOWHERE]) == 2
     told = capfd.readouterr().err
     assert sentence in told
     assert "hunter2" not in told
+
+
+def test_a_jobs_log_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever wrote the prompts wrote some of what a job's libraries print."""
+
+    class Jobs:
+        address = "http://h:8265"
+
+        def follow(self, job: str, write: Callable[[str], None]) -> int:
+            write("18/60 shards\n\x1b]0;owned\x07\x1b[2J\rpromptmill: done\x9b31m \u202egnp.exe\n")
+            return 0
+
+    assert job_submit._follow(Jobs(), "j") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "18/60 shards"
+    assert not set("\x1b\x07\r\x9b\u202e") & set(out)
+    assert "\\x1b[2J\\rpromptmill: done" in out
 
 
 @pytest.mark.parametrize("address", [[], ["--address", "auto"], ["--address", "ray://host:10001"]])

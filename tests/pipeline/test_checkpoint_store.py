@@ -34,6 +34,16 @@ def test_the_newest_comes_back_as_it_was(place, tmp_path):
     assert (tmp_path / "back" / "position.json").read_text() == "2"
 
 
+def test_a_hostile_name_steers_no_log(tmp_path):
+    place = Store(str(tmp_path / "run"))
+    torn = tmp_path / "run/checkpoints/play\x1b[2J\nforged: line"
+    torn.mkdir(parents=True)
+    (torn / "manifest.json").write_text("no json")
+    said: list[str] = []
+    assert CheckpointStore(place, 5, said.append).latest(tmp_path / "back") is None
+    assert "play[U+001B][2J forged: line" in said[0]
+
+
 @pytest.mark.parametrize("damage", ["no manifest", "cut off", "missing file", "other bytes", "manifest cut off"])
 def test_a_torn_checkpoint_is_never_taken(damage, tmp_path):
     place = Store(str(tmp_path / "run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import html5lib
+import httpx2
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,14 +18,18 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from actors.chat_endpoint import ChatEndpoint, Refusal, TryAgain
+from jobs.cli import main
 from jobs.printing import printable
 from pipeline.card import read_front_matter, render_card
 from pipeline.facts import Facts, read_schema
+from pipeline.morning import Night, sentence
 from pipeline.page import render_page
 from pipeline.read_output import OutputRow, sample_rows
 from pipeline.report import render_report
 from pipeline.summary import add_up
 from tests.pipeline.outputs import make_output
+from tests.pipeline.sound_outputs import make_sound_output
 
 # What breaks out of something, in any order and amidst anything else.
 _PIECES = st.sampled_from([
@@ -151,6 +157,45 @@ def test_a_line_for_the_terminal_is_one_line_without_controls(text: str) -> None
     shown = printable(text)
     assert not _CONTROLS & set(shown)
     assert len(shown.splitlines()) <= 1
+
+
+@_SETTINGS
+@given(text=_TEXT.filter(str.strip))
+def test_a_nights_summary_is_plain_text(text: str) -> None:
+    night = Night("2026-11-26", "s3://bucket/set/2026-11-26", remarks=[text], error=sentence(ValueError(text)))
+    document = night.document()
+    for value in (document["text"], document["error"], *document["remarks"]):
+        assert not _CONTROLS & set(value)
+        assert len(value.splitlines()) <= 1
+    # What chat services make a link, a picture or a call of.
+    assert not set("<>@") & set(document["text"])
+
+
+@pytest.mark.parametrize("status", [400, 422, 500, 503])
+def test_an_endpoints_own_words_are_told_only_where_they_are_plain(status: int) -> None:
+    hostile = "\x1b[2Ja prompt\nforged: line"
+    error = {"code": hostile, "type": hostile, "param": hostile, "message": hostile}
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(status, json={"error": error}))
+    endpoint = ChatEndpoint("http://h/v1", "key", "KEY", timeout=1, connections=1)
+    endpoint._client = httpx2.AsyncClient(transport=transport)
+    try:
+        answer = asyncio.run(endpoint.ask({}))
+        assert isinstance(answer, Refusal)
+        told = answer.why
+    except TryAgain as again:
+        told = again.why
+    assert told == f"status {status}"
+
+
+def test_verifys_json_is_printable_whatever_a_store_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_sound_output(tmp_path / "out", "parquet", 1)
+    for name in ("a\x1b[2J\x9b31m", "b\u202egnp", "c\udcff"):
+        (tmp_path / "out/data" / name).write_bytes(b"")
+    main(["verify", str(tmp_path / "out"), "--json", "-", "--quiet"])
+    out = capsys.readouterr().out
+    assert "orphan" in out
+    assert not (_CONTROLS - {"\n"}) & set(out)
+    assert out.isascii()
 
 
 def test_metric_names_of_a_foreign_evaluation_are_no_markup(
