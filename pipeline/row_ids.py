@@ -13,7 +13,6 @@ import pyarrow as pa
 from pipeline.columns import INTEGERS, TEXTS, TableColumns
 from pipeline.prompts import PromptTable
 
-
 _ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one for each row
 
 
