@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import ray
@@ -47,6 +48,18 @@ class Board:
     def event(self, stage: str, kind: str) -> None:
         """``kind``: loading, ready, start or done."""
         self._actor.event.remote(stage, kind)
+
+    def queues(self, timeout: float = 5.0) -> tuple[dict[str, int], dict[str, int]]:
+        """Shards that wait before each stage but the first, and shards inside each, as far as the stages have told.
+
+        Raises:
+            ray.exceptions.RayError: the cluster does not answer.
+        """
+        stages = ray.get(self._actor.snapshot.remote(), timeout=timeout)
+        inside = {stage: max(0, told["start"] - told["done"]) for stage, told in stages.items()}
+        order = [stage for stage in ("expand", "generate") if stage in stages]
+        waiting = {b: max(0, stages[a]["done"] - stages[b]["start"]) for a, b in pairwise(order)}
+        return waiting, inside
 
     def standing(self, timeout: float = 5.0) -> str:
         """One phrase on where the work stands, for the message of a stalled job."""

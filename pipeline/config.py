@@ -342,6 +342,9 @@ class Limits(Section):
     stall_timeout: float = place(
         900.0, "seconds without a committed shard after which the run stops with a reason", gt=0
     )
+    planned_cost: float | None = place(
+        None, "what the whole plan is to cost, in the currency of the prices; told to Prometheus, stops nothing", ge=0
+    )
     max_prompt_chars: int = option(200_000, "longer prompts are rejected (characters)", ge=1)
     max_images_per_prompt: int = option(1000, "a row that asks for more images is rejected", ge=1)
     max_pixels: int = option(4096 * 4096, "a row that asks for a larger image (width x height) is rejected", ge=1)
@@ -370,6 +373,8 @@ class Cluster(Section):
         True, "without a GPU in the cluster run GPU stages on CPUs (set false where GPUs are scaled up later)"
     )
     local_cpus: int | None = place(None, "CPUs of the local Ray; null = the machine's", ge=1)
+    price_cpu_hour: float | None = place(None, "price of one of the cluster's CPUs for an hour, used or not", ge=0)
+    price_gpu_hour: float | None = place(None, "price of one of the cluster's GPUs for an hour, with its machine", ge=0)
 
 
 class SynthesizeConfig(Section):

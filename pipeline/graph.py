@@ -28,6 +28,7 @@ from pipeline.source import ShardSource, redaction
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage
 from pipeline.storage import Store
 from pipeline.without_secrets import hide_variable
+from pipeline.watching import Watching, run_name
 from promptmill import __version__
 
 _MOST_READERS = 32
@@ -50,7 +51,8 @@ def outcomes(
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = 2
 
-    source = ShardSource(run.plan, pending, config, frozenset(recipes))
+    watching = Watching(run_name(run.fingerprint))
+    source = ShardSource(run.plan, pending, config, frozenset(recipes), watching)
     # Reading takes no CPU of its own: on a small machine the actors hold them all, and a reader must still get through.
     # Without a bound Ray would start all readers at once, each a process: 34 of them on a laptop with two cores.
     readers = max(2, min(_MOST_READERS, int(ray.cluster_resources().get("CPU", 1)) // 2))
@@ -66,6 +68,7 @@ def outcomes(
                 config.seed,
                 board,
                 config.expand.first_variant,
+                watching,
             ),
             batch_size=None,
             batch_format="pyarrow",
@@ -73,7 +76,7 @@ def outcomes(
         )
     dataset = dataset.map_batches(
         GenerateStage,
-        fn_constructor_args=(generate_settings(config, run, store), board),
+        fn_constructor_args=(generate_settings(config, run, store), board, watching),
         batch_size=None,
         batch_format="pyarrow",
         **pool(config.generate.actors, threads=2),

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from pipeline.storage_errors import is_transient
+from pipeline import instruments
+from pipeline.storage_errors import cause, is_transient
 
 T = TypeVar("T")
 
@@ -35,6 +36,14 @@ class RetryPolicy:
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(self.attempts),
             wait=wait_random_exponential(multiplier=0.2, max=self.max_backoff),
+            before_sleep=_again,
             reraise=True,
         )
+        instruments.STORAGE_REQUESTS.add()
         return retrying(attempt)
+
+
+def _again(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    if error is not None:
+        instruments.STORAGE_RETRIES.add(cause=cause(error))

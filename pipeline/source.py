@@ -8,6 +8,7 @@ Where there is no LLM stage the prompts are the descriptions: said here, it cost
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -19,18 +20,22 @@ from ray.data.block import BlockMetadata
 
 from actors.errors import RowError, UserError
 from pipeline import columns as c
+from pipeline import instruments
 from pipeline.config import SynthesizeConfig
 from pipeline.described import prompts_as_descriptions
 from pipeline.plan import Plan, ShardPlan
 from pipeline.prompts import PromptTable, open_fs, read_rows
 from pipeline.redact import Redaction
+from pipeline.watching import Watching
 
 
 class ShardSource(Datasource):
     """Reads the given shards of a plan, one `ReadTask` each; use with ``override_num_blocks=len(shards)``."""
 
-    def __init__(self, plan: Plan, shards: Sequence[int], config: SynthesizeConfig, recipes: frozenset[str]) -> None:
-        self._plan, self._shards = plan, shards
+    def __init__(
+        self, plan: Plan, shards: Sequence[int], config: SynthesizeConfig, recipes: frozenset[str], watching: Watching
+    ) -> None:
+        self._plan, self._shards, self._watching = plan, shards, watching
         # One copy in the object store: ten thousand tasks must not carry the table's footers ten thousand times.
         self._reader = ray.put(RowReader(plan.table, plan.columns, config, recipes))
 
@@ -50,7 +55,7 @@ class ShardSource(Datasource):
         for index in self._shards:
             shard = self._plan.shard(index)
             metadata = BlockMetadata(num_rows=shard.rows, size_bytes=None, input_files=None, exec_stats=None)
-            tasks.append(ReadTask(partial(_read_shard, self._reader, shard), metadata))
+            tasks.append(ReadTask(partial(_read_shard, self._reader, shard, self._watching), metadata))
         return tasks
 
 
@@ -60,9 +65,13 @@ def redaction(config: SynthesizeConfig) -> Redaction:
     return Redaction() if own is None else Redaction(tuple(own.drop), tuple(own.hash), own.salt)
 
 
-def _read_shard(reader: Any, shard: ShardPlan) -> Iterable[pa.Table]:
+def _read_shard(reader: Any, shard: ShardPlan, watching: Watching) -> Iterable[pa.Table]:
+    watching.begin()
     found: RowReader = ray.get(reader)
-    return found.blocks(shard)
+    started = time.monotonic()
+    blocks = list(found.blocks(shard))
+    instruments.STAGE_SECONDS.observe(time.monotonic() - started, stage="read")
+    return blocks
 
 
 class RowReader:

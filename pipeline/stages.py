@@ -22,8 +22,10 @@ from actors.render_settings import RenderSettings, build_backend
 from actors.scorer import Scorer, ScorerSettings
 from actors.seeds import derive_seed
 from pipeline import columns as c
+from pipeline import instruments
 from pipeline.assemble import image_jobs, output_rows, refuse, reject_rows, split_failures
 from pipeline.board import Events
+from pipeline.busy import Busy, BusyBackend
 from pipeline.commit import ShardCommitter, ShardResult
 from pipeline.described import described
 from pipeline.exits import leave_process
@@ -36,7 +38,9 @@ from pipeline.select import select
 from pipeline.spool import ImageSpool
 from pipeline.storage import Store
 from pipeline.storage_errors import describe
+from pipeline.summary import data_bytes
 from pipeline.timings import put_timing
+from pipeline.watching import Watching
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -45,6 +49,11 @@ OUTCOME_SCHEMA = pa.schema(
         pa.field("images", pa.int64()),
         pa.field("rejected", pa.int64()),
         pa.field("adopted", pa.bool_()),
+        pa.field("bytes", pa.int64()),
+        pa.field("tokens", pa.int64()),
+        pa.field("prompt_tokens", pa.int64()),
+        pa.field("descriptions", pa.map_(pa.string(), pa.int64())),
+        pa.field("reasons", pa.map_(pa.string(), pa.int64())),
     ]
 )
 
@@ -53,11 +62,20 @@ class ExpandStage:
     """The LLM actor: writes ``variants`` descriptions for each row of a shard."""
 
     def __init__(
-        self, settings: ExpanderSettings, variants: int, run_seed: int, board: Events, first_variant: int = 0
+        self,
+        settings: ExpanderSettings,
+        variants: int,
+        run_seed: int,
+        board: Events,
+        first_variant: int = 0,
+        watching: Watching | None = None,
     ) -> None:
+        if watching is not None:
+            watching.begin()
         self._variants, self._seed, self._board, self._first = variants, run_seed, board, first_variant
         board.event("expand", "loading")
         self._expander = build_expander(settings)
+        self._busy = Busy("expand")
         board.event("expand", "ready")
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -79,12 +97,15 @@ class ExpandStage:
                 variants.append(variant)
                 jobs.append(TextJob(prompt, recipe, variant, seed, emphasis))
         try:
-            made = iter(self._expander.expand(jobs))
+            with self._busy.working():
+                made = iter(self._expander.expand(jobs))
         except BrokenEngine as error:
             leave_process("expand", error)
         descriptions = [None if values[row][c.REASON] is not None else next(made) for row in rows]
         self._board.event("expand", "done")
-        return described(block, rows, variants, descriptions, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        instruments.STAGE_SECONDS.observe(seconds, stage="expand")
+        return described(block, rows, variants, descriptions, seconds)
 
 
 @dataclass(frozen=True)
@@ -116,13 +137,18 @@ class GenerateStage:
     Two shards may be inside at once (threads): one renders while the other is written and uploaded.
     """
 
-    def __init__(self, settings: GenerateSettings, board: Events) -> None:
+    def __init__(self, settings: GenerateSettings, board: Events, watching: Watching | None = None) -> None:
         self._settings, self._board = settings, board
+        if watching is not None:
+            watching.begin()
         board.event("generate", "loading")
         signer = ImageSigner(settings.signer) if settings.signer else None
         encoder = ImageEncoder(settings.encoding, settings.quality, signer=signer)
         self._generator = Generator(
-            build_backend(settings.render), encoder, settings.batch_rows, max(1, round(settings.render.cpus))
+            BusyBackend(build_backend(settings.render), Busy("generate")),
+            encoder,
+            settings.batch_rows,
+            max(1, round(settings.render.cpus)),
         )
         device = use_resources(settings.render.cpus, settings.render.gpus)
         self._scorer = Scorer(settings.select, device) if settings.select else None
@@ -172,7 +198,12 @@ class GenerateStage:
             images = ShardImages(lambda row: spool.read(kept[row]), settings.encoding.replace("jpeg", "jpg"))
             planned = len(set(block[c.ROW].to_pylist()))
             result = ShardResult(shard, planned, rows, images, rejects, _counts(block))
+            finished = time.monotonic()
             committed = self._committer.commit(result)
+        done = time.monotonic()
+        instruments.COMMIT_SECONDS.observe(done - finished)
+        instruments.STAGE_SECONDS.observe(rendered - started, stage="render")
+        instruments.STAGE_SECONDS.observe(done - rendered, stage="write")
         put_timing(
             settings.store,
             shard,
@@ -182,7 +213,7 @@ class GenerateStage:
             tokens=sum(block[c.TOKENS].to_pylist()),
             expand_seconds=block[c.EXPAND_SECONDS][0].as_py(),
             render_seconds=rendered - started,
-            write_seconds=time.monotonic() - rendered,
+            write_seconds=done - rendered,
         )
         return _outcome(committed.record, committed.adopted)
 
@@ -200,5 +231,8 @@ def _counts(block: pa.Table) -> dict[str, Any]:
 
 
 def _outcome(record: dict[str, Any], adopted: bool) -> pa.Table:
-    row = {name: record[name] for name in ("shard", "rows", "images", "rejected")} | {"adopted": adopted}
+    row = {name: record[name] for name in ("shard", "rows", "images", "rejected", "tokens")} | {"adopted": adopted}
+    row["bytes"] = data_bytes(record)
+    row["prompt_tokens"] = record.get("prompt_tokens", 0)
+    row |= {name: list(record[name].items()) for name in ("descriptions", "reasons")}
     return pa.Table.from_pylist([row], schema=OUTCOME_SCHEMA)

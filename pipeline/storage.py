@@ -22,6 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from actors.errors import JobError, UserError
+from pipeline import instruments
 from pipeline.patient_file import BLOCK, open_uncached, patient
 from pipeline.retry import RetryPolicy
 from pipeline.server_side_encryption import advice, fsspec_options
@@ -181,7 +182,10 @@ class Store:
                 return False
             return True
 
-        return self.request(attempt, name, "write")
+        created = self.request(attempt, name, "write")
+        if created:
+            instruments.STORAGE_WRITTEN.add(len(source) if isinstance(source, bytes) else source.stat().st_size)
+        return created
 
     def replace(self, name: str, data: bytes) -> None:
         """Puts an object whatever is there: for pages and notes that describe the run, never for data."""
@@ -196,6 +200,7 @@ class Store:
                 self._put(name, data, {})
 
         self.request(attempt, name, "write")
+        instruments.STORAGE_WRITTEN.add(len(data))
 
     def remove(self, name: str) -> None:
         """Deletes an object; one that is not there is no error.
@@ -382,6 +387,7 @@ class Store:
         except (UserError, JobError):
             raise
         except Exception as error:
+            instruments.STORAGE_FAILURES.add(verb=verb)
             where = self.public(name)
             if is_transient(error):
                 raise JobError(

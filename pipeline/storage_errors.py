@@ -112,6 +112,12 @@ def answered(error: BaseException) -> int | None:
     return next((status for status, _ in map(_response, _chain(error)) if status is not None), None)
 
 
+def cause(error: BaseException) -> str:
+    """What went wrong in one word: the status that was answered, or the error's class."""
+    status = answered(error)
+    return type(error).__name__ if status is None else str(status)
+
+
 def describe(error: BaseException) -> str:
     """What happened, for a person: no credentials, no request dump."""
     for link in _chain(error):

@@ -52,10 +52,15 @@ def add_up(records: Iterable[dict[str, Any]]) -> Totals:
         totals.images += record["images"]
         totals.tokens += record["tokens"]
         totals.prompt_tokens += record.get("prompt_tokens", 0)
-        totals.bytes += record["data"]["size"] + sum(part["size"] for part in record["parts"])
+        totals.bytes += data_bytes(record)
         totals.descriptions.update(record["descriptions"])
         totals.reasons.update(record["reasons"])
     return totals
+
+
+def data_bytes(record: dict[str, Any]) -> int:
+    """The size of a shard's data object and its parts."""
+    return sum(int(entry["size"]) for entry in (record["data"], *record["parts"]))
 
 
 def account(records: Sequence[dict[str, Any]], shards: int, rows: int) -> Totals:

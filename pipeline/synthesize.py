@@ -29,11 +29,13 @@ from pipeline.graph import encryption_settings, outcomes, recipe_texts, signer_s
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
+from pipeline.run_watch import RunWatch
 from pipeline.server_side_encryption import with_sse
 from pipeline.source import redaction
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
 from pipeline.timings import Rates, read_rates
+from pipeline.watching import run_name
 
 
 class Interrupted(BaseException):
@@ -148,8 +150,12 @@ def synthesize(
                 short = missing_resources(config)
                 if short:
                     say(f"the cluster is too small for one actor of each stage as it stands ({short}); waiting")
-                with progress:
-                    made = _drain(config, run, pending, recipes, store, progress)
+                board = Board()
+                with (
+                    progress,
+                    RunWatch(config, run_name(run.fingerprint), run.plan.shards, len(done), board) as watch,
+                ):
+                    made = _drain(config, run, pending, recipes, store, progress, board, watch)
     else:
         say(f"nothing to do: all {run.plan.shards} shards are committed")
     return _finish(config, store, run, made, bool(pending), time.monotonic() - begun)
@@ -162,9 +168,10 @@ def _drain(
     recipes: dict[str, str],
     store: Store,
     progress: RunProgress,
+    board: Board,
+    watch: RunWatch,
 ) -> list[dict[str, Any]]:
     """Consumes the graph in a thread of its own, so that signals and stalls are seen while Ray works."""
-    board = Board()
     arrived: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
 
     def consume() -> None:
@@ -195,6 +202,7 @@ def _drain(
             raise _cause(found) from found
         moved = time.monotonic()
         made.append(found)
+        watch.add(found)
         progress.add(found["images"], found["rejected"])
 
 

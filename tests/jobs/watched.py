@@ -1,0 +1,56 @@
+"""What Prometheus would read of a Ray node while a run goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+
+from prometheus_client.parser import text_string_to_metric_families
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Scraper:
+    """Reads a node's metrics again and again, as Prometheus does; use as a context manager.
+
+    Attributes:
+        last: each series' last value, by name and labels.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self.last = url, Series()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._scrape, daemon=True)
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.last}
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of the series that have these labels, over the processes that tell them."""
+        return sum(value for (found, has), value in self.last.items() if found == name and labels.items() <= has)
+
+    def wait(self, enough: Callable[[], bool], timeout: float = 60.0) -> None:
+        """Waits until ``enough``; what is then missing the caller's assertion says."""
+        until = time.monotonic() + timeout
+        while not enough() and time.monotonic() < until:
+            time.sleep(0.2)
+
+    def __enter__(self) -> Scraper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _scrape(self) -> None:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while not self._stop.wait(0.5):
+            with direct.open(self._url, timeout=20) as answer:
+                text = answer.read().decode()
+            for family in text_string_to_metric_families(text):
+                if "promptmill" in family.name:
+                    for sample in family.samples:
+                        self.last[sample.name, frozenset(sample.labels.items())] = sample.value
