@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from jobs.printing import printable, tell
+from jobs.printing import tell
+from pipeline import logs
+from pipeline.inert_text import printable
 from pipeline.without_secrets import without_secrets
 
 app = typer.Typer(
@@ -96,6 +98,7 @@ class EvaluateCommand(ConfigCommand):
 ConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="YAML file; without it the defaults")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="options set here")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and the workers' logs")]
+LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="log prompts and descriptions too (log.prompts=true)")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, only the summary")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster, e.g. auto or ray://host:10001; else RAY_ADDRESS, else local")
@@ -124,12 +127,13 @@ def synthesize(
     address: Address = None,
     quiet: Quiet = False,
     unsafe: Unsafe = False,
+    log_prompts: LogPrompts = False,
     debug: Debug = False,
 ) -> None:
     """Make the dataset, or what is missing of it."""
     from jobs.synthesize import run
 
-    run(*split(config, overrides, unsafe), date=date, address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe, log_prompts), date=date, address=address, quiet=quiet, debug=debug)
 
 
 @app.command(cls=NightlyCommand)
@@ -142,12 +146,13 @@ def nightly(
     address: Address = None,
     quiet: Quiet = False,
     unsafe: Unsafe = False,
+    log_prompts: LogPrompts = False,
     debug: Debug = False,
 ) -> None:
     """Make one date's dataset, verify it, move latest.json, delete old outputs, write the morning's summary."""
     from jobs.nightly import run
 
-    run(*split(config, overrides, unsafe), date=date, address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe, log_prompts), date=date, address=address, quiet=quiet, debug=debug)
 
 
 @app.command(cls=ConfigCommand)
@@ -273,12 +278,13 @@ def refine(
     address: Address = None,
     quiet: Quiet = False,
     unsafe: Unsafe = False,
+    log_prompts: LogPrompts = False,
     debug: Debug = False,
 ) -> None:
     """Make the dataset in rounds: what matches its words least is described and drawn anew, the best is kept."""
     from jobs.refine import run
 
-    run(*split(config, overrides, unsafe), address=address, quiet=quiet, debug=debug)
+    run(*split(config, overrides, unsafe, log_prompts), address=address, quiet=quiet, debug=debug)
 
 
 @app.command("hard-examples")
@@ -429,9 +435,12 @@ def prune(
     prune(to=to, everything=everything)
 
 
-def split(config: str | None, overrides: list[str] | None, unsafe: bool = False) -> tuple[Path | None, list[str]]:
+def split(
+    config: str | None, overrides: list[str] | None, unsafe: bool = False, log_prompts: bool = False
+) -> tuple[Path | None, list[str]]:
     """Tells the config file from overrides: the first word is an override where it has a ``=``."""
-    rest = [*(overrides or []), *(["allow_unsafe_models=true"] if unsafe else [])]
+    switches = {"allow_unsafe_models=true": unsafe, "log.prompts=true": log_prompts}
+    rest = [*(overrides or []), *(option for option, on in switches.items() if on)]
     if config is None:
         return None, rest
     if "=" in config:
@@ -444,7 +453,7 @@ def guarded(command: Callable[[], Any], *, debug: bool) -> int:
     try:
         status = command()
     except KeyboardInterrupt:
-        print("promptmill: interrupted", file=sys.stderr)
+        tell("interrupted", "error")
         return 130
     except BaseException as error:  # noqa: BLE001 - the last place that can turn it into a sentence
         if debug and not isinstance(error, SystemExit):
@@ -452,16 +461,12 @@ def guarded(command: Callable[[], Any], *, debug: bool) -> int:
         code = getattr(error, "exit_code", None)
         if isinstance(code, int):
             text = str(error) if type(error).__name__ != "Interrupted" else _INTERRUPTED
-            tell(text)
+            tell(text, "error")
             return code
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 0
         text = " ".join(str(error).split())[:300]
-        print(
-            f"promptmill: unexpected {type(error).__name__}: {printable(without_secrets(text))} "
-            "(--debug shows where; please report it)",
-            file=sys.stderr,
-        )
+        tell(f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)", "error")
         return 1
     return status if isinstance(status, int) else 0
 
@@ -472,4 +477,5 @@ _INTERRUPTED = "interrupted; finished shards stay, the same command goes on from
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script."""
     words = sys.argv[1:] if arguments is None else arguments
+    logs.reset()
     return guarded(lambda: app(words, standalone_mode=True), debug="--debug" in words)

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.errors import UserError
-from jobs.printing import printable, tell
+from jobs.printing import tell
 from pipeline.config_file import load_config
 from pipeline.evaluate_config import EvaluateConfig
+from pipeline.inert_text import printable
 from pipeline.page import figure
 
 _WIDE = 150

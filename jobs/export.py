@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from jobs.printing import printable
+from pipeline.inert_text import printable
 from pipeline.storage_errors import public_uri
 
 

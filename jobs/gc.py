@@ -6,7 +6,7 @@ import re
 import sys
 
 from actors.errors import UserError
-from jobs.printing import printable
+from pipeline.inert_text import printable
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.printing import print_rows, tell
 from jobs.synthesize import summary_rows
+from pipeline import logs
 from pipeline.config_file import load_config
 from pipeline.nightly_config import NightlyConfig
 from pipeline.run_date import run_date
@@ -17,6 +18,7 @@ def run(
 ) -> None:
     """Loads the config, runs the night, prints what came of it."""
     config = load_config(NightlyConfig, config_path, overrides)
+    logs.begin(logs.log_settings(config.log), actor="driver")
     day = run_date(date)
     from pipeline.nightly import nightly
 

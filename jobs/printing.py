@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from typing import Literal
 
-from pipeline.without_secrets import without_secrets
+from pipeline.inert_text import printable
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
@@ -15,15 +15,8 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
         print(f"{name:<{width}}{printable(text)}")
 
 
-def tell(text: str) -> None:
-    """Prints one line of the job's log to standard error: no control character, no credential."""
-    print(f"promptmill: {printable(without_secrets(text))}", file=sys.stderr, flush=True)
+def tell(text: str, level: Literal["info", "error"] = "info") -> None:
+    """Writes one line of the job's log to standard error: no control character, no credential."""
+    from pipeline import logs
 
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """Text with control characters made visible: nothing from data may steer a terminal.
-
-    Args:
-        lines: newlines stay; otherwise they too are shown as what they are, so that no value forges a line of a log.
-    """
-    return "".join(ch if ch.isprintable() or (lines and ch == "\n") else ascii(ch)[1:-1] for ch in text)
+    logs.say(level, text)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from jobs.printing import print_rows, tell
+from pipeline import logs
 from pipeline.config_file import load_config
 from pipeline.refine_config import RefineConfig
 from pipeline.storage_errors import public_uri
@@ -14,6 +15,7 @@ from pipeline.storage_errors import public_uri
 def run(config_path: Path | None, overrides: list[str], *, address: str | None, quiet: bool, debug: bool) -> None:
     """Loads the config, runs the rounds, prints what each reached."""
     config = load_config(RefineConfig, config_path, overrides)
+    logs.begin(logs.log_settings(config.log), actor="driver")
     from pipeline.refine import BEST, REPORT, refine
 
     def say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.printing import printable
+from pipeline.inert_text import printable
 
 
 def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.printing import printable
+from pipeline.inert_text import printable
 
 
 def run(output: str, sse: str | None = None) -> None:

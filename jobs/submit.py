@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UserError
-from jobs.printing import printable, tell
+from jobs.printing import tell
+from pipeline import logs
 from pipeline.config import Section
+from pipeline.inert_text import printable
 from pipeline.package import Package
 from pipeline.preflight import checked_config, checked_runtime_env, refuse_secret
 from pipeline.run_date import run_date
@@ -121,7 +123,12 @@ def attach(job: str, *, address: str | None, token: Path | None) -> int:
 
 def _follow(jobs: Any, job: str) -> int:
     try:
-        status: int = jobs.follow(job, lambda text: print(printable(text, lines=True), end="", flush=True))
+        person = sys.stdout.isatty()
+
+        def show(text: str) -> None:
+            print(printable(logs.plain(text) if person else text, lines=True), end="", flush=True)
+
+        status: int = jobs.follow(job, show)
     except KeyboardInterrupt:
         tell(f"detached; the job goes on. Follow it again with: {_attach(job, jobs.address)}")
         tell(f"end it with: ray job stop --address {jobs.address} {job}")

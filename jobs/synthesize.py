@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.printing import print_rows, tell
+from pipeline import logs
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
 from pipeline.run_date import dated, run_date
@@ -26,6 +27,7 @@ def run(
 ) -> None:
     """Loads the config, makes the dataset, prints the summary."""
     config = load_config(SynthesizeConfig, config_path, overrides)
+    logs.begin(logs.log_settings(config.log), actor="driver")
     config = dated(config, None if date is None else run_date(date))
     from pipeline.summary import refuse_rejects
     from pipeline.synthesize import synthesize

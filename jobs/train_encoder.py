@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from actors.errors import UserError
-from jobs.printing import printable
 from pipeline.config_file import load_config
+from pipeline.inert_text import printable
 
 
 def run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.errors import JobError
-from jobs.printing import printable
+from pipeline.inert_text import printable
 
 if TYPE_CHECKING:
     from pipeline.verify import Report

@@ -51,6 +51,10 @@ VARIANT, DESCRIPTION, STATUS, TOKENS, PROMPT_TOKENS, EXPAND_SECONDS = (
 )
 
 
+BEGAN = PREFIX + "began"
+"""When the shard was read, in seconds since the epoch; only where it is traced."""
+
+
 @dataclass(frozen=True)
 class TableColumns:
     """How the columns of one prompt table are used; all names are as in the table.

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.errors import JobError, UserError
+from pipeline import traces
 from pipeline.formats import FORMATS
 from pipeline.formats.base import ShardImages
 from pipeline.formats.parquet import ParquetFormat, write_parquet
@@ -75,21 +76,27 @@ class ShardCommitter:
         header = self._header(result)
         with self._store.scratch() as scratch:
             if result.rejects.num_rows:
-                header["rejects"] = self._put_rejects(result)
+                with traces.span("put rejects", rows=result.rejects.num_rows):
+                    header["rejects"] = self._put_rejects(result)
             parts = []
             for part in self._format.parts(result.shard, result.rows, result.images):
                 self._store.create(part.name, part.data)
                 parts.append(_object(part.name, part.data))
             header["parts"] = parts
             path = scratch / "data"
-            self._format.build(path, result.rows, result.images, header, parts)
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            entry = {"name": data_name, "size": path.stat().st_size, "sha256": digest}
-            created = self._store.create(data_name, path)
+            with traces.span("encode", images=result.rows.num_rows):
+                self._format.build(path, result.rows, result.images, header, parts)
+                with path.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = path.stat().st_size
+            entry = {"name": data_name, "size": size, "sha256": digest}
+            with traces.span("put", bytes=size):
+                created = self._store.create(data_name, path)
         if not created:
             header, entry, ours = self._adopt(result.shard, data_name, entry)
-        return Committed(self._put_record({**header, "data": entry}), adopted=not created and not ours)
+        with traces.span("record"):
+            record = self._put_record({**header, "data": entry})
+        return Committed(record, adopted=not created and not ours)
 
     def adopt(self, shard: int) -> dict[str, Any] | None:
         """The record of a shard whose data object is there already, written now if it was missing; None without one."""

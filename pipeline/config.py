@@ -377,6 +377,31 @@ class Cluster(Section):
     price_gpu_hour: float | None = place(None, "price of one of the cluster's GPUs for an hour, with its machine", ge=0)
 
 
+class Log(Section):
+    """The lines of the log, of drivers and actors."""
+
+    format: Literal["auto", "json", "plain"] = place(
+        "auto", "json: one object a line; auto: json in Ray jobs and pods, plain on terminals and in pipes"
+    )
+    level: Literal["debug", "info", "warning", "error"] = place("info", "the least that is written")
+    prompts: bool = place(False, "write prompts and descriptions too, as --log-prompts does")
+
+
+class Trace(Section):
+    """Spans of each shard's way (OpenTelemetry); needs the extra `trace`."""
+
+    otlp: str | None = place(
+        None, "collector that takes OTLP over HTTP, e.g. http://collector:4318; null = none", pattern="^https?://"
+    )
+    dir: str | None = place(None, "local directory that gets a file of spans from each process; null = none")
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Trace:
+        if self.otlp is not None and "@" in self.otlp:
+            raise ValueError("otlp holds a password: put it into OTEL_EXPORTER_OTLP_HEADERS, on every node")
+        return self
+
+
 class SynthesizeConfig(Section):
     """A table of prompts in, an image dataset out."""
 
@@ -393,6 +418,8 @@ class SynthesizeConfig(Section):
     limits: Limits = option(Limits(), "what a run bears")
     storage: Storage = place(Storage(), "how the output store is spoken to")
     cluster: Cluster = place(Cluster(), "the Ray cluster")
+    log: Log = place(Log(), "the lines of the log")
+    trace: Trace = place(Trace(), "spans of each shard's way")
     allow_unsafe_models: bool = place(
         False,
         "load pickled weights (.bin, .pt) and a model's own code: they can run anything; also --allow-unsafe-models",
@@ -402,6 +429,13 @@ class SynthesizeConfig(Section):
     def unsafe_painter(self) -> bool | None:
         """Whether ``generate.model`` may run code when it is read; None where its backend reads numbers alone."""
         return self.allow_unsafe_models if self.generate.backend == "diffusers" else None
+
+    @model_validator(mode="after")
+    def _hides(self) -> SynthesizeConfig:
+        hidden = [] if self.redact is None else [*self.redact.drop, *self.redact.hash]
+        if self.log.prompts and {"prompt", "description"} & {*hidden}:
+            raise ValueError("log.prompts (--log-prompts) writes what redact hides: leave one of them out")
+        return self
 
     @property
     def selects(self) -> bool:

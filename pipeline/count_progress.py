@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline import logs
 
 _LINE_EVERY = 5.0
 
@@ -60,9 +61,7 @@ class CountProgress:
     def line(self, note: str) -> None:
         """Prints the plain line now, where there is no bar."""
         if self._bar is None and not self._quiet:
-            print(  # noqa: T201
-                f"promptmill: {self._done}/{self._total} {self._what}, {note}", file=sys.stderr, flush=True
-            )
+            logs.say("info", f"{self._done}/{self._total} {self._what}, {note}")
 
     def __enter__(self) -> CountProgress:
         if self._bar is not None:

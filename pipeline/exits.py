@@ -6,6 +6,8 @@ import os
 import sys
 from typing import NoReturn
 
+from pipeline import logs
+
 
 def leave_process(stage: str, error: BaseException) -> NoReturn:
     """Ends the actor's process at once, so that Ray retries its shard in a fresh one.
@@ -13,5 +15,6 @@ def leave_process(stage: str, error: BaseException) -> NoReturn:
     An exception would reach the driver as a failed block and end the job; a dead actor is restarted, and a context
     that is lost (CUDA) cannot be mended inside its process.
     """
-    print(f"promptmill: {stage} actor leaves: {type(error).__name__}", file=sys.stderr, flush=True)  # noqa: T201
+    logs.say("error", f"{stage} actor leaves: {type(error).__name__}")
+    sys.stderr.flush()
     os._exit(70)

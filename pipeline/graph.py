@@ -17,6 +17,7 @@ from actors.expander import ExpanderSettings
 from actors.recipes import load_recipe
 from actors.render_settings import RenderSettings
 from actors.scorer import ScorerSettings
+from pipeline import logs
 from pipeline.board import Board
 from pipeline.config import Actors, Expand, SynthesizeConfig
 from pipeline.image_uris import ImagePlaces
@@ -27,8 +28,9 @@ from pipeline.server_side_encryption import with_sse
 from pipeline.source import ShardSource, redaction
 from pipeline.stages import ExpandStage, GenerateSettings, GenerateStage
 from pipeline.storage import Store
-from pipeline.without_secrets import hide_variable
+from pipeline.traces import trace_settings
 from pipeline.watching import Watching, run_name
+from pipeline.without_secrets import hide_variable
 from promptmill import __version__
 
 _MOST_READERS = 32
@@ -39,7 +41,7 @@ def outcomes(
 ) -> Iterator[dict[str, Any]]:
     """Runs the graph over the pending shards and yields each shard's outcome as it is committed.
 
-    Needs a Ray that is started. Yields the fields of `pipeline.stages.OUTCOME_SCHEMA`; any order.
+    Needs a Ray that is started. Yields the fields of `pipeline.outcome.OUTCOME_SCHEMA`; any order.
     """
     context = DataContext.get_current()
     # A block is a shard from end to end: no operator may cut it at a size.
@@ -51,7 +53,7 @@ def outcomes(
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = 2
 
-    watching = Watching(run_name(run.fingerprint))
+    watching = Watching(run_name(run.fingerprint), logs.settings(), trace_settings(config.trace, run.fingerprint))
     source = ShardSource(run.plan, pending, config, frozenset(recipes), watching)
     # Reading takes no CPU of its own: on a small machine the actors hold them all, and a reader must still get through.
     # Without a bound Ray would start all readers at once, each a process: 34 of them on a laptop with two cores.

@@ -29,6 +29,15 @@ def visible(text: str, *, lines: bool = False) -> str:
     return "".join(ch if _harmless(ch) else f"[U+{ord(ch):04X}]" for ch in text.replace("\r\n", "\n"))
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text with control characters made visible: nothing from data may steer a terminal.
+
+    Args:
+        lines: newlines stay; otherwise they too are shown as what they are, so that no value forges a line of a log.
+    """
+    return "".join(ch if ch.isprintable() or (lines and ch == "\n") else ascii(ch)[1:-1] for ch in text)
+
+
 def shortened(text: str, most: int) -> str:
     """The first ``most`` characters, and how many there were."""
     return text if len(text) <= most else f"{text[:most].rstrip()}… ({len(text):,} characters)"

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from pipeline import logs
+
 _CHILD = "import sys; sys.stdin.buffer.read() or print(sys.argv[1], file=sys.stderr, flush=True)"
 _WORDS = (
-    "promptmill: the process was ended from outside: killed, or the Ray cluster's head was lost; what is finished "
+    "the process was ended from outside: killed, or the Ray cluster's head was lost; what is finished "
     "stays, run the same command again to resume"
 )
 
@@ -22,7 +24,7 @@ _WORDS = (
 def last_words() -> Iterator[None]:
     """Has the sentence said on stderr if this process ends, in whatever way, before the block does."""
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _CHILD, _WORDS],
+        [sys.executable, "-I", "-S", "-c", _CHILD, logs.last_line(_WORDS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         # A session of its own: Ctrl-C is for the run, which says its own words.

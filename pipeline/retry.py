@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from pipeline import instruments
+from pipeline import instruments, logs
 from pipeline.storage_errors import cause, is_transient
 
 T = TypeVar("T")
@@ -47,3 +47,4 @@ def _again(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     if error is not None:
         instruments.STORAGE_RETRIES.add(cause=cause(error))
+        logs.say("debug", "a request is tried again", cause=cause(error), attempt=state.attempt_number)

@@ -41,7 +41,7 @@ class RunWatch:
         self._thread = threading.Thread(target=self._beat, name="promptmill-watch", daemon=True)
 
     def add(self, outcome: dict[str, Any]) -> None:
-        """Counts one shard's outcome (`pipeline.stages.OUTCOME_SCHEMA`)."""
+        """Counts one shard's outcome (`pipeline.outcome.OUTCOME_SCHEMA`)."""
         with self._lock:
             self._moved = time.monotonic()
             self._committed += 1

@@ -20,13 +20,13 @@ from ray.data.block import BlockMetadata
 
 from actors.errors import RowError, UserError
 from pipeline import columns as c
-from pipeline import instruments
+from pipeline import instruments, logs, traces
 from pipeline.config import SynthesizeConfig
 from pipeline.described import prompts_as_descriptions
 from pipeline.plan import Plan, ShardPlan
 from pipeline.prompts import PromptTable, open_fs, read_rows
 from pipeline.redact import Redaction
-from pipeline.watching import Watching
+from pipeline.watching import Watching, of_shard
 
 
 class ShardSource(Datasource):
@@ -66,11 +66,16 @@ def redaction(config: SynthesizeConfig) -> Redaction:
 
 
 def _read_shard(reader: Any, shard: ShardPlan, watching: Watching) -> Iterable[pa.Table]:
-    watching.begin()
+    watching.begin("read")
     found: RowReader = ray.get(reader)
-    started = time.monotonic()
-    blocks = list(found.blocks(shard))
-    instruments.STAGE_SECONDS.observe(time.monotonic() - started, stage="read")
+    began, started = time.time(), time.monotonic()
+    with of_shard(shard.index), traces.span("read", rows=shard.rows):
+        blocks = list(found.blocks(shard))
+    if watching.trace is not None:
+        blocks = [block.append_column(c.BEGAN, pa.array([began] * block.num_rows)) for block in blocks]
+    seconds = time.monotonic() - started
+    instruments.STAGE_SECONDS.observe(seconds, stage="read")
+    logs.say("debug", "shard read", shard=shard.index, rows=shard.rows, seconds=seconds)
     return blocks
 
 

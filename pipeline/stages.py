@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ from actors.render_settings import RenderSettings, build_backend
 from actors.scorer import Scorer, ScorerSettings
 from actors.seeds import derive_seed
 from pipeline import columns as c
-from pipeline import instruments
+from pipeline import instruments, logs, traces
 from pipeline.assemble import image_jobs, output_rows, refuse, reject_rows, split_failures
 from pipeline.board import Events
 from pipeline.busy import Busy, BusyBackend
@@ -31,6 +31,7 @@ from pipeline.described import described
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
 from pipeline.id_notes import id_note
+from pipeline.outcome import counts_of, outcome
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
 from pipeline.redact import Redaction
@@ -38,24 +39,8 @@ from pipeline.select import select
 from pipeline.spool import ImageSpool
 from pipeline.storage import Store
 from pipeline.storage_errors import describe
-from pipeline.summary import data_bytes
 from pipeline.timings import put_timing
-from pipeline.watching import Watching
-
-OUTCOME_SCHEMA = pa.schema(
-    [
-        pa.field("shard", pa.int64()),
-        pa.field("rows", pa.int64()),
-        pa.field("images", pa.int64()),
-        pa.field("rejected", pa.int64()),
-        pa.field("adopted", pa.bool_()),
-        pa.field("bytes", pa.int64()),
-        pa.field("tokens", pa.int64()),
-        pa.field("prompt_tokens", pa.int64()),
-        pa.field("descriptions", pa.map_(pa.string(), pa.int64())),
-        pa.field("reasons", pa.map_(pa.string(), pa.int64())),
-    ]
-)
+from pipeline.watching import Watching, of_shard
 
 
 class ExpandStage:
@@ -71,15 +56,21 @@ class ExpandStage:
         watching: Watching | None = None,
     ) -> None:
         if watching is not None:
-            watching.begin()
+            watching.begin("expand")
         self._variants, self._seed, self._board, self._first = variants, run_seed, board, first_variant
         board.event("expand", "loading")
+        started = time.monotonic()
         self._expander = build_expander(settings)
         self._busy = Busy("expand")
         board.event("expand", "ready")
+        logs.say("info", "language model loaded", seconds=time.monotonic() - started)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """A block with one row for each (prompt row, variant); rejected rows stay single."""
+        with of_shard(block[c.SHARD][0].as_py()):
+            return self._expand(block)
+
+    def _expand(self, block: pa.Table) -> pa.Table:
         started = time.monotonic()
         self._board.event("expand", "start")
         rows, variants, jobs = [], [], []
@@ -97,14 +88,19 @@ class ExpandStage:
                 variants.append(variant)
                 jobs.append(TextJob(prompt, recipe, variant, seed, emphasis))
         try:
-            with self._busy.working():
+            with self._busy.working(), traces.span("expand", rows=len(values), descriptions=len(jobs)):
                 made = iter(self._expander.expand(jobs))
         except BrokenEngine as error:
             leave_process("expand", error)
         descriptions = [None if values[row][c.REASON] is not None else next(made) for row in rows]
+        for row, variant, text in zip(rows, variants, descriptions, strict=True):
+            if text is not None:
+                told = {"prompt": values[row][c.PROMPT], "description": text.text, "status": text.status}
+                logs.words("described", row=row, variant=variant, **told)
         self._board.event("expand", "done")
         seconds = time.monotonic() - started
         instruments.STAGE_SECONDS.observe(seconds, stage="expand")
+        logs.say("info", "shard described", rows=len(values), descriptions=len(jobs), seconds=seconds)
         return described(block, rows, variants, descriptions, seconds)
 
 
@@ -140,8 +136,9 @@ class GenerateStage:
     def __init__(self, settings: GenerateSettings, board: Events, watching: Watching | None = None) -> None:
         self._settings, self._board = settings, board
         if watching is not None:
-            watching.begin()
+            watching.begin("generate")
         board.event("generate", "loading")
+        started = time.monotonic()
         signer = ImageSigner(settings.signer) if settings.signer else None
         encoder = ImageEncoder(settings.encoding, settings.quality, signer=signer)
         self._generator = Generator(
@@ -156,33 +153,40 @@ class GenerateStage:
             settings.store, settings.output_format, settings.fingerprint, settings.encryption
         )
         board.event("generate", "ready")
+        logs.say("info", "image model loaded", seconds=time.monotonic() - started)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """One row of `OUTCOME_SCHEMA` for the block's shard."""
+        """One row of `pipeline.outcome.OUTCOME_SCHEMA` for the block's shard."""
+        with of_shard(block[c.SHARD][0].as_py()):
+            return self._generate(block)
+
+    def _generate(self, block: pa.Table) -> pa.Table:
         self._board.event("generate", "start")
         try:
-            outcome = self._make(block)
+            made = self._make(block)
         except BrokenEngine as error:
             leave_process("generate", error)
         except OSError as error:
             # The scratch files' disk: the store's own errors are sentences already.
             raise JobError(f"cannot write shard {block[c.SHARD][0].as_py()}: {describe(error)}") from error
         self._board.event("generate", "done")
-        return outcome
+        return made
 
     def _make(self, block: pa.Table) -> pa.Table:
         settings, started = self._settings, time.monotonic()
         shard = block[c.SHARD][0].as_py()
         record = self._committer.adopt(shard)
         if record is not None:
-            return _outcome(record, adopted=True)
+            logs.say("info", "shard was finished already")
+            return outcome(record, adopted=True)
         given = None
         if settings.pictures is not None:
             given, errors = settings.pictures.read(block)
             block = refuse(block, errors)
         sheet = image_jobs(block, settings.run_seed, given, settings.candidates)
         with settings.store.scratch() as scratch, ImageSpool(scratch) as spool:
-            self._generator.render(sheet.jobs, spool)
+            with traces.span("render", images=len(sheet.jobs)):
+                self._generator.render(sheet.jobs, spool)
             rendered = time.monotonic()
             similarity: dict[int, float] = {}
             if self._scorer is None:
@@ -197,10 +201,19 @@ class GenerateStage:
                 rejects = settings.redaction.rejects(rejects, settings.prompt)
             images = ShardImages(lambda row: spool.read(kept[row]), settings.encoding.replace("jpeg", "jpg"))
             planned = len(set(block[c.ROW].to_pylist()))
-            result = ShardResult(shard, planned, rows, images, rejects, _counts(block))
+            result = ShardResult(shard, planned, rows, images, rejects, counts_of(block))
             finished = time.monotonic()
             committed = self._committer.commit(result)
         done = time.monotonic()
+        _tell_rejects(block)
+        logs.say(
+            "info",
+            "shard adopted" if committed.adopted else "shard committed",
+            **{name: committed.record[name] for name in ("rows", "images", "rejected")},
+            seconds=done - started,
+        )
+        began = block[c.BEGAN][0].as_py() if c.BEGAN in block.column_names else None
+        traces.finish_shard(shard, began, rows=planned, images=rows.num_rows, rejected=committed.record["rejected"])
         instruments.COMMIT_SECONDS.observe(done - finished)
         instruments.STAGE_SECONDS.observe(rendered - started, stage="render")
         instruments.STAGE_SECONDS.observe(done - rendered, stage="write")
@@ -215,24 +228,11 @@ class GenerateStage:
             render_seconds=rendered - started,
             write_seconds=done - rendered,
         )
-        return _outcome(committed.record, committed.adopted)
+        return outcome(committed.record, committed.adopted)
 
 
-def _counts(block: pa.Table) -> dict[str, Any]:
-    """Deterministic counts of one shard for its record: descriptions by status, tokens generated."""
-    statuses: dict[str, int] = {}
-    for status, reason in zip(block[c.STATUS].to_pylist(), block[c.REASON].to_pylist(), strict=True):
-        if reason is None:
-            statuses[status] = statuses.get(status, 0) + 1
-    counts = {"descriptions": dict(sorted(statuses.items())), "tokens": sum(block[c.TOKENS].to_pylist())}
-    # Only an endpoint counts what it read; what other engines make has the record that it always had.
-    read = sum(block[c.PROMPT_TOKENS].to_pylist())
-    return counts | ({"prompt_tokens": read} if read else {})
-
-
-def _outcome(record: dict[str, Any], adopted: bool) -> pa.Table:
-    row = {name: record[name] for name in ("shard", "rows", "images", "rejected", "tokens")} | {"adopted": adopted}
-    row["bytes"] = data_bytes(record)
-    row["prompt_tokens"] = record.get("prompt_tokens", 0)
-    row |= {name: list(record[name].items()) for name in ("descriptions", "reasons")}
-    return pa.Table.from_pylist([row], schema=OUTCOME_SCHEMA)
+def _tell_rejects(block: pa.Table) -> None:
+    for row in block.select([c.ROW, c.PROMPT, c.STAGE, c.REASON]).to_pylist():
+        if row[c.REASON] is not None:
+            told = {"prompt": row[c.PROMPT], "stage": row[c.STAGE], "reason": row[c.REASON]}
+            logs.words("rejected", row=row[c.ROW], **told)

@@ -17,6 +17,7 @@ from actors.errors import JobError, PromptmillError, UserError
 from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
+from pipeline import logs
 from pipeline.board import Board
 from pipeline.cluster import connected, missing_resources, without_gpus
 from pipeline.columns import OUTPUT_FIELDS, choose_columns
@@ -35,6 +36,7 @@ from pipeline.source import redaction
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
 from pipeline.timings import Rates, read_rates
+from pipeline.traces import trace_settings
 from pipeline.watching import run_name
 
 
@@ -129,8 +131,10 @@ def synthesize(
     begun = time.monotonic()
     store = open_store(config)
     run, recipes = settle(config, store)
+    logs.bind(run=run_name(run.fingerprint))
     done = committed_shards(store)
     pending = [shard for shard in range(run.plan.shards) if shard not in done]
+    trace_settings(config.trace, run.fingerprint)  # what is not installed is told before any work
     progress = RunProgress(run.plan.shards - len(pending), run.plan.shards, quiet=quiet)
     made: list[dict[str, Any]] = []
     if pending:

@@ -18,6 +18,9 @@ from tests.faults.engines import Engines
 if TYPE_CHECKING:
     from typing import Any
 
+# A job writes JSON in a pod. Tests read its plain lines, wherever they run.
+os.environ.pop("KUBERNETES_SERVICE_HOST", None)
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -148,7 +148,7 @@ def test_canaries_appear_nowhere_in_a_real_run_over_s3_good_or_failing(
             f"prompts: {{uri: '{table}'}}\noutput: {{uri: '{uri}'}}\nstorage: {{attempts: 2, max_backoff: 0.1, "
             f"options: {{key: '{os.environ['AWS_ACCESS_KEY_ID']}', secret: '{given}'}}}}\nshards: {{rows: 2}}\n"
             f"generate: {{model: '{tiny_gan}'}}\nexpand: {{model: '{tiny_llm}', max_new_tokens: 4}}\n"
-            "limits: {max_reject_fraction: 1}\n"
+            "limits: {max_reject_fraction: 1}\nlog: {format: json, level: debug}\n"
         )
         done = subprocess.run([sys.executable, "-m", "jobs.synthesize", str(config), *words], check=False,
                               env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip

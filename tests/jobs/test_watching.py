@@ -1,11 +1,16 @@
-"""One real run, watched in all ways at once: its metrics as Prometheus reads them of Ray."""
+"""One real run, watched in all ways at once: its metrics, its lines and its spans."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,18 +25,31 @@ from pipeline.storage import Store
 from pipeline.summary import Totals, add_up
 from pipeline.watching import run_name
 from tests.faults.proxy import FaultProxy, Request
-from tests.jobs.watched import Scraper
+from tests.jobs.watched import Collector, Scraper
 
-PROMPTS = ["a red heart", "一只猫在沙滩上玩耍", "", "a green tree", "a blue cat"]
+FORGED = 'a green tree\x1b[31m\n{"level": "error", "event": "forged"} \u202e password=hunter2canary'
+PROMPTS = ["a red heart", "一只猫在沙滩上玩耍", "", FORGED, "a blue cat"]
 
 
 @dataclass
 class Watched:
-    """A finished run, and what was seen of it."""
+    """A finished run, and what was seen of it.
+
+    Args:
+        said: what the driver wrote to standard error.
+        logs: the directory where Ray keeps what its processes write.
+        files: the directory of spans.
+        output: all objects of the dataset's data directory, in one.
+    """
 
     run: str
-    metrics: Scraper
     totals: Totals
+    metrics: Scraper
+    said: str
+    logs: Path
+    collector: Collector
+    files: Path
+    output: bytes
 
 
 class Trouble:
@@ -56,9 +74,10 @@ def watched(
     place = tmp_path_factory.mktemp("watched")
     pq.write_table(pa.table({"prompt": PROMPTS}), place / "prompts.parquet")
     s3_server.create_bucket("watched")
-    keys, node = s3_server.environ(), ray.nodes()[0]
+    keys, node, said = s3_server.environ(), ray.nodes()[0], io.StringIO()
     with (
         FaultProxy(s3_server.endpoint, burst=1) as proxy,
+        Collector() as collector,
         Scraper(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as metrics,
     ):
         proxy.reset(Trouble())
@@ -75,20 +94,36 @@ def watched(
             "storage": {"options": options, "max_backoff": 0.05},
             "limits": {"max_reject_fraction": 0.5, "planned_cost": 0.25},
             "cluster": {"price_cpu_hour": 0.04},
+            "log": {"format": "json", "level": "debug"},
+            "trace": {"otlp": collector.url, "dir": str(place / "spans")},
         }
         (place / "run.yaml").write_text(json.dumps(config))
-        assert main(["synthesize", str(place / "run.yaml"), "--quiet"]) == 0
-        store = Store("s3://watched/out", options)
+        with contextlib.redirect_stderr(said):
+            # --debug: without it the run's lines go past Python's standard error, to the terminal itself.
+            status = main(["synthesize", str(place / "run.yaml"), "--log-prompts", "--debug"])
+        assert status == 0, said.getvalue()
         wanted = {name for one in instruments.ALL for name in one.series}
         metrics.wait(lambda: wanted <= metrics.names())
-        totals = add_up(read_records(store, sorted(committed_shards(store))))
-        yield Watched(run_name(read_run(store)["fingerprint"]), metrics, totals)
+        store = Store("s3://watched/out", options)
+        yield Watched(
+            run=run_name(read_run(store)["fingerprint"]),
+            totals=add_up(read_records(store, sorted(committed_shards(store)))),
+            metrics=metrics,
+            said=said.getvalue(),
+            logs=Path(ray._private.worker._global_node.get_logs_dir_path()),
+            collector=collector,
+            files=place / "spans",
+            output=b"".join(store.read(entry.name) or b"" for entry in store.list("data")),
+        )
+
+
+# --- metrics ---
 
 
 def test_every_instrument_is_exported_under_the_runs_name(watched: Watched) -> None:
     wanted = {name for one in instruments.ALL for name in one.series}
     assert wanted - watched.metrics.names() == set()
-    assert {dict(labels)["run"] for name, labels in watched.metrics.last} == {watched.run}
+    assert {dict(labels)["run"] for _, labels in watched.metrics.last} == {watched.run}
 
 
 def test_the_metrics_say_what_the_records_say(watched: Watched) -> None:
@@ -120,3 +155,90 @@ def test_cost_is_told_where_a_price_is_known(watched: Watched) -> None:
     total = watched.metrics.total
     assert total("ray_promptmill_cost_planned") == 0.25
     assert 0 < total("ray_promptmill_cost") <= total("ray_promptmill_cost_expected")
+
+
+# --- lines ---
+
+
+def lines_of_actors(watched: Watched) -> list[dict[str, Any]]:
+    """The run's lines in the logs that Ray keeps of its workers."""
+    found = []
+    for file in watched.logs.glob("worker-*.err"):
+        for line in file.read_text(errors="replace").splitlines():
+            if f'"run": "{watched.run}"' in line:
+                found.append(json.loads(line))
+    return found
+
+
+def test_each_line_of_driver_and_actors_says_of_which_run_and_from_whom(watched: Watched) -> None:
+    driver = [json.loads(line) for line in watched.said.splitlines() if line.startswith("{")]
+    assert any("3 of 3 shards to make" in line["event"] for line in driver)
+    assert {(line["run"], line["actor"]) for line in driver} == {(watched.run, "driver")}
+    actors = lines_of_actors(watched)
+    assert {line["actor"].partition("-")[0] for line in actors} == {"read", "expand", "generate"}
+    for line in [*driver, *actors]:
+        assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:.]+\+00:00", line["timestamp"])
+        assert line["level"] in {"debug", "info", "warning", "error"}
+
+
+def test_each_shard_has_its_lines_from_reading_to_its_record(watched: Watched) -> None:
+    seen = Counter((line["event"], line["shard"]) for line in lines_of_actors(watched) if "shard" in line)
+    for shard in range(3):
+        assert [seen[event, shard] for event in ("shard read", "shard described", "shard committed")] == [1, 1, 1]
+    (again,) = [line for line in lines_of_actors(watched) if line["event"] == "a request is tried again"]
+    assert (again["shard"], again["cause"], again["level"]) == (0, "409", "debug")
+
+
+def test_prompts_are_logged_on_demand_and_forge_nothing(watched: Watched) -> None:
+    lines = lines_of_actors(watched)
+    told = [line["prompt"] for line in lines if line["event"] == "described"]
+    assert len(told) == 4
+    assert {"a red heart", "一只猫在沙滩上玩耍"} <= set(told)
+    (forged,) = [prompt for prompt in told if "green" in prompt]
+    assert forged.isprintable()
+    assert r"\x1b[31m\n{" in forged
+    assert "hunter2canary" not in forged
+    (rejected,) = [line for line in lines if line["event"] == "rejected"]
+    assert (rejected["reason"], rejected["stage"], rejected["shard"]) == ("empty_prompt", "read", 1)
+    assert "forged" not in {line["event"] for line in lines}
+    raw = "".join(file.read_text(errors="replace") for file in watched.logs.glob("worker-*.err")) + watched.said
+    ours = "\n".join(line for line in raw.splitlines() if watched.run in line)
+    assert "\x1b" not in ours
+    assert "\u202e" not in ours
+    assert "hunter2canary" not in ours
+
+
+# --- spans ---
+
+WAY = ["read", "expand", "render", "encode", "put", "record"]
+
+
+def test_the_spans_of_a_shard_join_from_all_processes_in_one_trace_in_order(watched: Watched) -> None:
+    roots = {span.trace_id: span for span in watched.collector.spans if span.name == "shard"}
+    assert len(roots) == 3
+    for trace, root in roots.items():
+        parts = [span for span in watched.collector.spans if span.trace_id == trace and span is not root]
+        assert root.parent_span_id == b""
+        assert {part.parent_span_id for part in parts} == {root.span_id}
+        steps = sorted((part for part in parts if part.name in WAY), key=lambda part: part.start_time_unix_nano)
+        assert [step.name for step in steps] == WAY
+        assert root.start_time_unix_nano <= steps[0].start_time_unix_nano + 10_000_000
+        assert root.end_time_unix_nano >= steps[-1].end_time_unix_nano
+    assert sum(span.name == "put rejects" for span in watched.collector.spans) == 1
+
+
+def test_the_files_hold_the_same_spans_and_no_words(watched: Watched) -> None:
+    files = sorted(watched.files.glob("spans-*.jsonl"))
+    assert {file.name.split("-")[2] for file in files} == {"read", "expand", "generate"}
+    told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    ids = Counter(span["context"]["span_id"] for span in told)
+    assert ids == Counter(f"0x{span.span_id.hex()}" for span in watched.collector.spans)
+    assert {span["resource"]["attributes"]["promptmill.run"] for span in told} == {watched.run}
+    text = json.dumps(told)
+    assert "heart" not in text
+    assert "hunter2canary" not in text
+
+
+def test_what_watches_changes_no_byte(watched: Watched) -> None:
+    assert b"__promptmill_" not in watched.output
+    assert watched.run.encode() in watched.output

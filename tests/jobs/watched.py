@@ -1,12 +1,16 @@
-"""What Prometheus would read of a Ray node while a run goes on."""
+"""Who watches a run: Prometheus, which reads a Ray node's metrics, and a collector, which takes spans over HTTP."""
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -54,3 +58,40 @@ class Scraper:
                 if "promptmill" in family.name:
                     for sample in family.samples:
                         self.last[sample.name, frozenset(sample.labels.items())] = sample.value
+
+
+class Collector:
+    """Takes spans as an OpenTelemetry collector does: OTLP over HTTP, in protocol buffers. Use as a context manager.
+
+    Attributes:
+        spans: all that came.
+    """
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        spans = self.spans
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                assert self.path == "/v1/traces"
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    spans.extend(span for scope in resource.scope_spans for span in scope.spans)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Collector:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from actors.chat_endpoint import ChatEndpoint, Refusal, TryAgain
 from jobs.cli import main
-from jobs.printing import printable
 from pipeline.card import read_front_matter, render_card
 from pipeline.facts import Facts, read_schema
+from pipeline.inert_text import printable
 from pipeline.morning import Night, sentence
 from pipeline.page import render_page
 from pipeline.read_output import OutputRow, sample_rows
