@@ -1,4 +1,4 @@
-"""Renders with any text-to-image pipeline directory of `diffusers`: Stable Diffusion, SDXL, SD3, Flux, ...
+"""Renders with any pipeline directory of `diffusers` that makes images: Stable Diffusion, SDXL, SD3, Flux, ...
 
 **An image depends on its own job alone.** Kernels of another batch size round differently: measured on a CPU, an image
 in a batch of four differs from the same image alone in a few pixels by one level in float32, and in up to a third of
@@ -12,60 +12,41 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from actors.contracts import ImageJob, Pixels
 from actors.device import is_out_of_memory
+from actors.diffusers_lora import load_loras
+from actors.diffusers_pictures import Given, given
 from actors.diffusers_pipeline import fitting_scheduler, load_pipeline, size_multiple
+from actors.diffusers_settings import DiffusersSettings
 from actors.errors import RowError, UserError
 from actors.images import SomeRowsError, to_pixels
 from actors.seeds import image_generator
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DiffusersSettings:
-    """How a pipeline renders; None leaves a choice to the pipeline.
-
-    All but ``attention_slicing`` and ``max_side`` determine the pixels, ``images_per_call`` in their last bits.
-    """
-
-    steps: int | None = None
-    """Denoising steps."""
-    guidance: float | None = None
-    """``guidance_scale``: how far to follow the prompt; 0 for distilled models such as SD-Turbo."""
-    true_cfg_scale: float | None = None
-    """Only of pipelines that have it (Flux, Qwen-Image), for rows with a negative prompt; None: theirs, or else 4."""
-    scheduler: str | None = None
-    """Class name of a scheduler that fits the pipeline, such as ``EulerDiscreteScheduler``."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """``auto``: float32 on a CPU, on a GPU bfloat16 where it is native and float16 where it is not."""
-    variant: str | None = None
-    """Weights' variant in the directory, such as ``fp16``."""
-    width: int | None = None
-    """Pixels, for rows that do not say."""
-    height: int | None = None
-    """Pixels, for rows that do not say."""
-    attention_slicing: bool = False
-    """Computes attention in slices: slower, less memory."""
-    images_per_call: int = 1
-    """Images that go through the pipeline together; more is faster where one leaves a GPU idle."""
-    max_side: int = 4096
-    """Pixels; larger sides are rejected before they cost anything."""
+_Work = tuple[ImageJob, Given | None]
+_Call = tuple[int | None, int | None, bool]
 
 
 class DiffusersBackend:
     """One loaded pipeline on one device. Not thread-safe."""
 
     def __init__(
-        self, model_dir: str | Path, device: torch.device, settings: DiffusersSettings, *, trusted: bool = False
+        self,
+        model_dir: str | Path,
+        device: torch.device,
+        settings: DiffusersSettings,
+        *,
+        trusted: bool = False,
+        parts: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         """Loads the pipeline; its safety checker is there if the directory has one.
 
@@ -75,6 +56,7 @@ class DiffusersBackend:
             device: where to render.
             settings: how to render.
             trusted: pickled weights are read and code of the directory is run all the same.
+            parts: directories of what `DiffusersSettings.parts` names.
 
         Raises:
             UserError: diffusers is not installed, the directory is no such pipeline, or a setting does not fit it.
@@ -82,18 +64,28 @@ class DiffusersBackend:
         if settings.images_per_call < 1:
             raise UserError(f"images_per_call is {settings.images_per_call}: it must be at least 1")
         self._settings = settings
-        self._pipe = load_pipeline(Path(model_dir), _dtype(settings.dtype, device), settings.variant, trusted=trusted)
+        self._pipe = load_pipeline(
+            Path(model_dir),
+            _dtype(settings.dtype, device),
+            settings.variant,
+            trusted=trusted,
+            task=settings.task,
+            controlnet=parts.get("generate_controlnet"),
+        )
+        loras = [parts[f"generate_lora_{number:02}"] for number in range(len(settings.loras))]
+        load_loras(self._pipe, loras, settings.lora_scales, fuse=settings.fuse_loras)
         self._parameters = inspect.signature(self._pipe.__call__).parameters
         if settings.scheduler is not None:
             self._pipe.scheduler = fitting_scheduler(self._pipe.scheduler, settings.scheduler)
-        for name, value in (("num_inference_steps", settings.steps), ("guidance_scale", settings.guidance)):
-            if value is not None and name not in self._parameters:
+        self._options = settings.call_options()
+        for name in self._options:
+            if name not in self._parameters:
                 raise UserError(f"{type(self._pipe).__name__} has no {name}: leave it out of the config")
         if settings.attention_slicing:
             self._pipe.enable_attention_slicing()
         self._pipe.to(device)
         self._device = device
-        self._rows = settings.images_per_call
+        self._fits: dict[_Call, int] = {}
         self._multiple = size_multiple(self._pipe)
         try:
             self._check_size(settings.width, settings.height)
@@ -101,10 +93,12 @@ class DiffusersBackend:
             raise UserError(f"the image size in the config cannot be made: {error.detail}") from error
 
     def check(self, job: ImageJob) -> None:
-        """Raises `RowError` for an empty text, a size or a negative prompt that this pipeline cannot do."""
+        """Raises `RowError` for an empty text, a size, a picture or a negative prompt that this pipeline cannot do."""
         if not job.text.strip():
             raise RowError("empty_text", "there is no text to render")
         self._check_size(job.width, job.height)
+        if self._settings.needs_pictures:
+            self._check_size(*self._given(job).size)
         if job.negative_text is not None and "negative_prompt" not in self._parameters:
             raise RowError("no_negative_prompt", f"{type(self._pipe).__name__} cannot take a negative prompt")
 
@@ -117,66 +111,94 @@ class DiffusersBackend:
             Exception: whatever the pipeline raises, out of memory included.
         """
         results: list[Pixels | RowError] = []
-        for call in self._calls(jobs):
+        needs = self._settings.needs_pictures
+        for call in self._calls([(job, self._given(job) if needs else None) for job in jobs]):
             try:
                 results.extend(self._render_call(call))
             except Exception as error:
-                if self._rows > 1 and is_out_of_memory(error):
+                rows = self._rows(call[0])
+                if rows > 1 and is_out_of_memory(error):
                     # The caller halves the micro-batch and comes again; without this, filling up would undo that.
-                    self._rows //= 2
-                    _log.warning("out of memory: from now on %d images go through the pipeline at once", self._rows)
+                    self._fits[_call(call[0])] = rows // 2
+                    _log.warning(
+                        "out of memory: from now on %d images of this size share a call of the pipeline, where "
+                        "generate.diffusers.images_per_call says %d", rows // 2, self._settings.images_per_call,
+                    )  # fmt: skip
                 raise
         if any(isinstance(result, RowError) for result in results):
             raise SomeRowsError(results)
         return [result for result in results if not isinstance(result, RowError)]
 
-    def _calls(self, jobs: Sequence[ImageJob]) -> Iterator[list[ImageJob]]:
-        """Slices of ``jobs``, in order, whose rows can share one call."""
-        for _, group in itertools.groupby(jobs, lambda job: (job.width, job.height, job.negative_text is None)):
+    def _given(self, job: ImageJob) -> Given:
+        own = self._settings
+        wanted = (job.width or own.width, job.height or own.height)
+        return given(job, *wanted, self._multiple, masked=own.task == "inpainting")
+
+    def _calls(self, work: Sequence[_Work]) -> Iterator[list[_Work]]:
+        """Slices of ``work``, in order, whose rows can share one call."""
+        for _, group in itertools.groupby(work, _call):
             same = list(group)
-            rows = self._rows
+            rows = self._rows(same[0])
             yield from (same[start : start + rows] for start in range(0, len(same), rows))
 
-    def _render_call(self, jobs: Sequence[ImageJob]) -> list[Pixels | RowError]:
-        filled = [*jobs, *[jobs[-1]] * (self._rows - len(jobs))]
+    def _rows(self, work: _Work) -> int:
+        """Images that share a call with this one: as the settings say, fewer where memory was short for its size."""
+        return self._fits.get(_call(work), self._settings.images_per_call)
+
+    def _render_call(self, work: Sequence[_Work]) -> list[Pixels | RowError]:
+        filled = [*work, *[work[-1]] * (self._rows(work[0]) - len(work))]
         devices = [self._device] if self._device.type == "cuda" else []
         # The per-image generators make the noise; some schedulers draw more from the global one (DPM-Solver SDE), which
         # is therefore seeded too and given back as it was.
         with torch.random.fork_rng(devices=devices), _deterministic_cudnn():
-            torch.manual_seed(jobs[0].seed)
+            torch.manual_seed(work[0][0].seed)
             output = self._pipe(**self._arguments(filled))
         # A pipeline clips to 0 .. 1 at its end: NaN survives that, and so does an Inf from anywhere before the last
         # layer, as the NaN that a normalisation makes of it.
-        batch = torch.as_tensor(output.images)[: len(jobs)].float() * 2.0 - 1.0
+        batch = torch.as_tensor(output.images)[: len(work)].float() * 2.0 - 1.0
         results: list[Pixels | RowError]
         try:
             results = list(to_pixels(batch))
         except SomeRowsError as error:
             results = error.results
         unsafe = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
-        return [self._judged(*row) for row in zip(jobs, results, unsafe, strict=False)]
+        return [self._judged(*row) for row in zip(work, results, unsafe, strict=False)]
 
-    def _judged(self, job: ImageJob, result: Pixels | RowError, unsafe: bool) -> Pixels | RowError:
+    def _judged(self, work: _Work, result: Pixels | RowError, unsafe: bool) -> Pixels | RowError:
         if isinstance(result, RowError):
             return result
         if unsafe:
             return RowError("unsafe", "the pipeline's safety checker withheld the image")  # it hands out a black one
+        job, picture = work
         height, width = result.shape[:2]
         asked = (job.width or self._settings.width or width, job.height or self._settings.height or height)
+        if picture is not None:
+            asked = picture.size
         if asked != (width, height):
             return RowError("bad_size", f"the pipeline made {width}x{height} where {asked[0]}x{asked[1]} was asked for")
-        return result
+        return result if picture is None else picture.mended(result)
 
-    def _arguments(self, jobs: Sequence[ImageJob]) -> dict[str, Any]:
+    def _arguments(self, work: Sequence[_Work]) -> dict[str, Any]:
         """The pipeline's keyword arguments for jobs of one size and one kind of guidance."""
-        settings = self._settings
-        chosen = {
-            "num_inference_steps": settings.steps,
-            "guidance_scale": settings.guidance,
+        settings, jobs = self._settings, [job for job, _ in work]
+        size: dict[str, Any] = {
             "width": jobs[0].width or settings.width,
             "height": jobs[0].height or settings.height,
         }
-        arguments: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        pictures = [picture for _, picture in work if picture is not None]
+        if pictures:
+            # Of the picture, and said where it can be: some pipelines would rather make their model's own size.
+            size = {
+                name: side
+                for name, side in zip(("width", "height"), pictures[0].size, strict=True)
+                if name in self._parameters
+            }
+        arguments = self._options | {name: value for name, value in size.items() if value is not None}
+        if pictures:
+            name = "control_image" if "control_image" in self._parameters else "image"
+            arguments[name] = _alone([picture.picture for picture in pictures])
+            if settings.task == "inpainting":
+                arguments["mask_image"] = _alone([picture.mask for picture in pictures])
         arguments["prompt"] = [job.text for job in jobs]
         arguments["generator"] = [image_generator(job.seed) for job in jobs]
         arguments["output_type"] = "pt"
@@ -200,6 +222,17 @@ class DiffusersBackend:
                 raise RowError(
                     "bad_size", f"{name} is {side}: this pipeline makes multiples of {self._multiple} pixels"
                 )
+
+
+def _call(work: _Work) -> _Call:
+    """What the jobs of one call must have in common: the size, and whether there is something to steer away from."""
+    job, picture = work
+    return *(picture.size if picture else (job.width, job.height)), job.negative_text is not None
+
+
+def _alone(pictures: list[Any]) -> Any:
+    """One picture by itself: pipelines that edit take a list for several pictures of one image."""
+    return pictures[0] if len(pictures) == 1 else pictures
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Opens a text-to-image pipeline directory of `diffusers`, and refuses what would render noise or run foreign code.
+"""Opens a pipeline directory of `diffusers` that makes images, and refuses what would render noise or run foreign code.
 
 **Prompts are never logged.** diffusers' pipelines warn by quoting the part of a prompt that the text encoder cut off:
 their loggers are raised to errors for the whole process.
@@ -10,6 +10,7 @@ would then fill a dataset with noise, another noise in every process. Here it is
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import logging
 import math
@@ -21,15 +22,25 @@ from typing import Any
 
 import torch
 
+from actors.diffusers_settings import DiffusersTask
 from actors.errors import UserError
 from actors.model_files import TRUST
 from actors.offline import offline
 from actors.whole_weights import load_whole
 
+_NAMES = {"words": "a text-to-image", "image": "an image-to-image", "inpainting": "an inpainting"}
 _LIBRARIES = (None, "diffusers", "transformers")
 
 
-def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None, *, trusted: bool = False) -> Any:
+def load_pipeline(
+    model_dir: Path,
+    dtype: torch.dtype,
+    variant: str | None,
+    *,
+    trusted: bool = False,
+    task: DiffusersTask = "words",
+    controlnet: Path | None = None,
+) -> Any:
     """Loads a pipeline from a local directory: nothing is fetched, no code of it is run, no pickle is read.
 
     Args:
@@ -37,19 +48,22 @@ def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None, *, t
         dtype: of all weights.
         variant: of the weight files, such as ``fp16``.
         trusted: the config's ``allow_unsafe_models``: code of the directory is run and pickles are read all the same.
+        task: what the pipeline is given beside words. The class for it is found from the directory's own.
+        controlnet: directory of a ControlNet in diffusers' layout.
 
     Returns:
         The `DiffusionPipeline` on the CPU, with a safety checker if the directory has one.
 
     Raises:
-        UserError: diffusers is not installed, or the directory is no complete text-to-image pipeline.
+        UserError: diffusers is not installed, or the directory is no complete pipeline for the task.
     """
     if not (model_dir / "model_index.json").is_file():
         raise UserError(f"{model_dir} is not a diffusers pipeline: it has no model_index.json")
     with _quiet_loading(), offline():
         try:
+            import diffusers
             import transformers
-            from diffusers import AutoPipelineForText2Image, pipelines
+            from diffusers import pipelines
             from diffusers.utils import logging as diffusers_logging
             from transformers.utils import logging as transformers_logging
         except ImportError as error:
@@ -65,10 +79,13 @@ def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None, *, t
                 "variant": variant, "use_safetensors": None if trusted else True, "local_files_only": True,
                 "trust_remote_code": trusted,
             }  # fmt: skip
-            text_models = _text_models(transformers, model_dir, index, dtype=dtype, **options)
-            pipe = AutoPipelineForText2Image.from_pretrained(
-                str(model_dir), torch_dtype=dtype, **options, **text_models
+            own = _text_models(transformers, model_dir, index, dtype=dtype, **options)
+            if controlnet is not None:
+                own["controlnet"] = _controlnet(diffusers, controlnet, torch_dtype=dtype, **options | {"variant": None})
+            pipe = _pipeline_kind(diffusers, index, task, controlled=controlnet is not None).from_pretrained(
+                str(model_dir), torch_dtype=dtype, **options, **own
             )
+            _refuse_other_task(pipe, model_dir, task)
         except (torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:
@@ -77,10 +94,11 @@ def load_pipeline(model_dir: Path, dtype: torch.dtype, variant: str | None, *, t
                 raise UserError(
                     f"{model_dir} has no weights in safetensors; pickled weights are not read: convert them, or {TRUST}"
                 ) from error
-            raise UserError(f"{model_dir} cannot be loaded as a text-to-image pipeline: {_line(error)}") from error
+            raise UserError(f"{model_dir} cannot be loaded as {_NAMES[task]} pipeline: {_line(error)}") from error
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
-            _refuse_missing(model_dir / name, [key for key, weight in part.named_parameters() if weight.is_meta])
+            where = controlnet if controlnet is not None and name == "controlnet" else model_dir / name
+            _refuse_missing(where, [key for key, weight in part.named_parameters() if weight.is_meta])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -131,6 +149,42 @@ def _text_models(transformers: Any, model_dir: Path, index: Any, **options: Any)
         if is_model:
             models[name] = load_whole(kind, model_dir / name, **options)
     return models
+
+
+def _pipeline_kind(diffusers: Any, index: dict[str, Any], task: DiffusersTask, *, controlled: bool) -> Any:
+    """The class that loads the directory for a task: its own where that takes what the task gives (Flux Fill, editing
+    models), else the one that diffusers pairs with it."""
+    own: Any = getattr(diffusers, str(index.get("_class_name")), None)
+    if task != "words" and not controlled and isinstance(own, type) and issubclass(own, diffusers.DiffusionPipeline):
+        takes = inspect.signature(own.__call__).parameters
+        if {"prompt", "image"} <= takes.keys() and ("mask_image" in takes) == (task == "inpainting"):
+            return own
+    kinds = {"words": "Text2Image", "image": "Image2Image", "inpainting": "Inpainting"}
+    return getattr(diffusers, f"AutoPipelineFor{kinds[task]}")
+
+
+def _controlnet(diffusers: Any, directory: Path, **options: Any) -> Any:
+    try:
+        name = str(json.loads((directory / "config.json").read_text("utf-8")).get("_class_name"))
+    except (OSError, ValueError, AttributeError):
+        name = "None"
+    kind: Any = getattr(diffusers, name, None)
+    if "ControlNet" not in name or not hasattr(kind, "from_pretrained"):
+        raise UserError(f"{directory} is no ControlNet in diffusers' layout: its config.json says _class_name={name}")
+    return kind.from_pretrained(str(directory), **options)
+
+
+def _refuse_other_task(pipe: Any, model_dir: Path, task: DiffusersTask) -> None:
+    """A UNet for holes is also given picture and mask: without them its first layer fails on every row."""
+    unet, decoder = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if task == "inpainting" or unet is None or decoder is None:
+        return
+    takes, latent = unet.config.in_channels, decoder.config.latent_channels
+    if takes > latent and "Pix2Pix" not in type(pipe).__name__:
+        raise UserError(
+            f"{model_dir} was trained to fill holes (its UNet takes {takes} channels, a picture has {latent}): set "
+            "generate.diffusers.task=inpainting, or name another model"
+        )
 
 
 def _refuse_missing(part: Path, missing: list[str]) -> None:

@@ -12,6 +12,7 @@ What it promises, whatever the backend does:
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from actors.contracts import Backend, EncodedImage, ImageJob, ImageSink, Pixels
 from actors.device import is_device_lost, is_out_of_memory
 from actors.errors import BrokenEngine, PromptmillError, RowError
 from actors.images import ImageEncoder, SomeRowsError
+
+_log = logging.getLogger(__name__)
 
 _Key = tuple[int | None, int | None, bool]
 _Numbered = tuple[int, ImageJob]
@@ -149,6 +152,10 @@ class Generator:
                 if outcome.reason == "out_of_memory":
                     # Never more than now: another shard's thread may just have learned of a smaller size.
                     self._fits[key] = min(half, self._fits.get(key, half))
+                    _log.warning(
+                        "out of memory: from now on %d images of this size make a micro-batch, where "
+                        "generate.batch_rows says %d", self._fits[key], self._batch_rows,
+                    )  # fmt: skip
                 parts.extendleft((part[half:], part[:half]))
         return results
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.backend_diffusers import DiffusersSettings
 from actors.contracts import Backend
 from actors.device import use_resources
+from actors.diffusers_settings import DiffusersSettings
 from actors.model_uri import resolve_model
 
 
@@ -31,7 +31,14 @@ def build_backend(settings: RenderSettings) -> Backend:
     if settings.kind == "diffusers":
         from actors.backend_diffusers import DiffusersBackend
 
-        return DiffusersBackend(model.path, device, settings.diffusers, trusted=model.trusted)
+        own = settings.diffusers
+        parts = {
+            name: resolve_model(
+                uri, allow_unsafe=settings.allow_unsafe_models, expect=own.hashes.get(name), adapter="lora" in name
+            ).path
+            for name, uri in own.parts().items()
+        }
+        return DiffusersBackend(model.path, device, own, trusted=model.trusted, parts=parts)
     # Not at the top: the driver, which only hands settings on, need not wait for transformers' models to be imported.
     from actors.backend_gan import GanBackend
 

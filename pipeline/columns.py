@@ -72,7 +72,7 @@ class TableColumns:
 def choose_columns(schema: pa.Schema, config: Prompts, *, pictures: bool = False) -> TableColumns:
     """Checks a prompt table's schema and decides which of its columns are honoured, carried and read.
 
-    ``pictures``: the model mends pictures, which are in the columns ``image`` and ``mask``; they are not carried.
+    ``pictures``: the image stage works from pictures, the columns ``image`` and ``mask``; they are not carried.
 
     Raises:
         UserError: no prompt column, a wrong type, a carried column that has the name of an output column.
@@ -95,7 +95,7 @@ def choose_columns(schema: pa.Schema, config: Prompts, *, pictures: bool = False
         _require(schema, name, lambda t: _is_text(t) or pt.is_null(t), "a string", where)
     if pictures:
         if "image" not in names:
-            raise UserError(f"{where} has no column 'image', and generate.model mends pictures; it has {names}")
+            raise UserError(f"{where} has no column 'image', and generate works from pictures; it has {names}")
         for name in set(PICTURES) & set(names):
             _require(schema, name, _is_picture, "an image (bytes, {bytes, path} or a URI)", where)
         honoured |= set(PICTURES) & set(names)

@@ -215,8 +215,24 @@ class Expand(Section):
 
 
 class Diffusers(Section):
-    """Settings of the `diffusers` backend alone; null leaves a choice to the pipeline."""
+    """Settings of the `diffusers` backend alone (docs/models.md); null leaves a choice to the pipeline."""
 
+    task: Literal["words", "image", "inpainting"] = later_option(
+        "words",
+        "what a row gives beside words: nothing; its `image`, to be redrawn; or its `mask` too, white where to paint",
+    )
+    strength: float | None = later_option(
+        None, "how much of a row's image is redrawn: near 0 little, 1 all", gt=0, le=1
+    )
+    controlnet: str | None = place(
+        None, "URI of a ControlNet, which follows the row's `image` (edges, pose, depth); its hash is part of the run"
+    )
+    controlnet_scale: float | None = later_option(None, "weight of the ControlNet; null = 1", ge=0)
+    loras: list[str] = place(
+        [], "URIs of LoRA adapters, each one safetensors file; their hashes are part of the run", max_length=99
+    )
+    lora_scales: list[float] = later_option([], "how strongly each of the loras takes part; [] = all 1")
+    fuse_loras: bool = later_option(False, "add the loras to the weights: faster, rounded once more")
     steps: int | None = option(None, "denoising steps", ge=1, le=1000)
     guidance: float | None = option(None, "guidance scale; 0 for distilled models such as SD-Turbo", ge=0)
     true_cfg_scale: float | None = option(None, "guidance of rows with a negative prompt (Flux, Qwen-Image)", ge=0)
@@ -225,6 +241,24 @@ class Diffusers(Section):
     variant: str | None = option(None, "variant of the weights' files, e.g. fp16")
     attention_slicing: bool = option(False, "less memory for less speed")
     images_per_call: int = option(1, "images that share one call of the pipeline; above 1 for large GPUs", ge=1)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Diffusers:
+        if self.controlnet is not None and self.task != "words":
+            raise ValueError("a controlnet goes with task `words`: the row's image is the shape to follow")
+        if self.controlnet is None and self.controlnet_scale is not None:
+            raise ValueError("controlnet_scale needs a controlnet")
+        if self.lora_scales and len(self.lora_scales) != len(self.loras):
+            raise ValueError(f"{len(self.lora_scales)} lora_scales for {len(self.loras)} loras: give one for each")
+        if self.fuse_loras and not self.loras:
+            raise ValueError("fuse_loras needs loras")
+        if self.task == "words" and self.strength is not None:
+            raise ValueError("strength is how much of a row's image is redrawn: it needs task `image` or `inpainting`")
+        if self.steps is not None and self.strength is not None and self.steps * self.strength < 1:
+            raise ValueError(
+                f"{self.steps} steps at strength {self.strength:g} are none: steps times strength must be 1 at least"
+            )
+        return self
 
 
 class Generate(Section):

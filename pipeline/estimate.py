@@ -13,9 +13,9 @@ from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.render_settings import build_backend
 from pipeline import columns as c
-from pipeline.assemble import image_jobs
+from pipeline.assemble import image_jobs, refuse
 from pipeline.config import SynthesizeConfig
-from pipeline.graph import expander_settings, render_settings
+from pipeline.graph import expander_settings, picture_columns, render_settings
 from pipeline.plan import Plan
 from pipeline.run_record import Run
 from pipeline.source import RowReader
@@ -86,7 +86,12 @@ def calibrate(config: SynthesizeConfig, run: Run, recipes: dict[str, str]) -> Ra
         config.generate.batch_rows,
         1,
     )
-    sheet = image_jobs(block, config.seed, candidates=config.generate.candidates)
+    given = None
+    pictures = picture_columns(config, plan.columns.honoured)
+    if pictures is not None:
+        given, errors = pictures.read(block)
+        block = refuse(block, errors)
+    sheet = image_jobs(block, config.seed, given, config.generate.candidates)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, ImageSpool(Path(scratch)) as spool:
         generator.render(sheet.jobs, spool)

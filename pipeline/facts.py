@@ -106,10 +106,16 @@ class Facts:
     @property
     def models(self) -> list[Model]:
         """The models of the run, in the order of the stages."""
-        hashes = self.run["identity"]["models"]
+        hashes, places = self.run["identity"]["models"], self.run["models"]
+        loras = sorted(name for name in hashes if name.startswith("generate_lora"))
+        stages = {
+            "expand": "language model", "expand_lora": "its adapter", "generate": "image model",
+            "generate_controlnet": "its ControlNet", **dict.fromkeys(loras, "its adapter"), "select": "scorer",
+        }  # fmt: skip
+        # Outputs of earlier versions have an adapter's hash alone.
         return [
-            Model(does, _publishable(self.run["models"][stage]), _hash(hashes[stage]))
-            for stage, does in (("expand", "language model"), ("generate", "image model"), ("select", "scorer"))
+            Model(does, _publishable(places.get(stage) or stage), _hash(hashes[stage]))
+            for stage, does in stages.items()
             if hashes.get(stage) is not None
         ]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from actors.backend_diffusers import DiffusersSettings
 from actors.content_credentials import CredentialSettings
 from actors.engine_settings import OpenAISettings, VllmSettings
 from actors.errors import UserError
@@ -20,6 +19,7 @@ from actors.scorer import ScorerSettings
 from pipeline import logs
 from pipeline.board import Board
 from pipeline.config import Actors, Expand, SynthesizeConfig
+from pipeline.image_parts import diffusers_settings
 from pipeline.image_uris import ImagePlaces
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
@@ -122,11 +122,10 @@ def _endpoint(expand: Expand) -> OpenAISettings:
 def render_settings(config: SynthesizeConfig, hashes: Mapping[str, str | None] | None = None) -> RenderSettings:
     """What a generator actor's backend is told; ``hashes`` as for `expander_settings`."""
     generate = config.generate
-    own = generate.diffusers
     return RenderSettings(
         kind=generate.backend,
         model=generate.model,
-        diffusers=DiffusersSettings(**own.model_dump()),
+        diffusers=diffusers_settings(generate, hashes),
         allow_unsafe_models=config.unsafe_painter,
         cpus=generate.actors.cpus,
         gpus=generate.actors.gpus,
@@ -160,9 +159,6 @@ def recipe_texts(config: SynthesizeConfig, by_row: bool, names: Sequence[str]) -
 def generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> GenerateSettings:
     """What an image actor is told."""
     honoured = run.plan.columns.honoured
-    own = config.prompts
-    places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", with_sse(own.options, own.sse))
-    pictures = PictureColumns(places, "mask" in honoured, own.max_image_pixels)
     return GenerateSettings(
         render=render_settings(config, run.hashes),
         encoding=config.output.image.encoding,
@@ -174,7 +170,7 @@ def generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gener
         store=store,
         output_format=config.output.format,
         fingerprint=run.fingerprint,
-        pictures=pictures if "image" in honoured else None,
+        pictures=picture_columns(config, honoured),
         candidates=config.generate.candidates,
         select=select_settings(config),
         signer=signer_settings(config),
@@ -182,6 +178,15 @@ def generate_settings(config: SynthesizeConfig, run: Run, store: Store) -> Gener
         redaction=redaction(config),
         prompt=run.plan.columns.prompt,
     )
+
+
+def picture_columns(config: SynthesizeConfig, honoured: Collection[str]) -> PictureColumns | None:
+    """Where the rows' pictures are read from; None where the image stage starts from words alone."""
+    if "image" not in honoured:
+        return None
+    own = config.prompts
+    places = ImagePlaces(own.uri, tuple(own.image_uris), "prompts.image_uris", with_sse(own.options, own.sse))
+    return PictureColumns(places, "mask" in honoured, own.max_image_pixels)
 
 
 def encryption_settings(config: SynthesizeConfig) -> ParquetEncryption | None:

@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.errors import JobError, UserError
-from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
 from pipeline.columns import INTEGERS, TEXTS, TableColumns, choose_columns
 from pipeline.config import SynthesizeConfig
 from pipeline.graph import encryption_settings
+from pipeline.image_parts import reads_pictures
 from pipeline.made import Earlier, Keys, asked_keys, made_keys, open_earlier
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.plain_parquet import PlainParquet
@@ -182,13 +182,12 @@ def _refuse_what_cannot_be_told(config: SynthesizeConfig) -> None:
             f"nightly.incremental keeps the chosen rows beside the output as they are ({PROMPTS}), which redact is to "
             "prevent; set nightly.incremental=false, or use output.encryption"
         )
-    if config.generate.backend == "gan":
-        painter = resolve_model(config.generate.model, allow_unsafe=config.unsafe_painter)
-        if task_of(painter.path) != "words":
-            raise UserError(
-                "nightly.incremental compares words, and generate.model mends pictures, which are no part of them; "
-                "set nightly.incremental=false"
-            )
+    painter = resolve_model(config.generate.model, allow_unsafe=config.unsafe_painter)
+    if reads_pictures(config.generate, painter.path):
+        raise UserError(
+            "nightly.incremental compares words, and generate works from pictures, which are no part of them; "
+            "set nightly.incremental=false"
+        )
 
 
 def _made_rows(table: PromptTable, columns: TableColumns, earlier: Sequence[Earlier]) -> npt.NDArray[np.bool_]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from actors.backend_diffusers import DiffusersSettings
 from actors.contracts import ImageJob
 from actors.errors import UserError
-from actors.gan_directory import task_of
 from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.model_uri import resolve_model
@@ -18,6 +16,7 @@ from actors.render_settings import RenderSettings, build_backend
 from pipeline.commit import committed_shards
 from pipeline.config import SynthesizeConfig
 from pipeline.id_notes import find_image
+from pipeline.image_parts import diffusers_settings, reads_pictures
 from pipeline.run_record import read_run
 from pipeline.storage import Store
 
@@ -69,12 +68,17 @@ def render_row(store: Store, image_id: str, model: str | None = None, *, allow_u
             f"the model at '{uri}' is not the one of this run (sha256 {found.sha256[:12]}, the run used "
             f"{record['identity']['models']['generate'][:12]}); name the right one with --model"
         )
-    if generate.backend == "gan" and task_of(found.path) != "words":
+    hashes = record["identity"]["models"]
+    places = {
+        "controlnet": record["models"].get("generate_controlnet"),
+        "loras": [record["models"][name] for name in sorted(hashes) if name.startswith("generate_lora")],
+    }
+    generate = generate.model_copy(update={"diffusers": generate.diffusers.model_copy(update=places)})
+    if reads_pictures(generate, found.path):
         raise UserError(
             f"image '{image_id}' was made from a picture of the prompt table, which the output does not hold"
         )
-    own = generate.diffusers
-    options = DiffusersSettings(**own.model_dump())
+    options = diffusers_settings(generate, hashes)
     backend = build_backend(RenderSettings(generate.backend, uri, options, config.unsafe_painter, cpus=1, gpus=0))
     image = config.output.image
     job = ImageJob(

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from actors.errors import UserError
 from pipeline.columns import TableColumns
 from pipeline.commit import FORMAT_VERSION, decode_record, encode_record
 from pipeline.config import SynthesizeConfig
+from pipeline.image_parts import part_places
 from pipeline.plan import Plan
 from pipeline.prompts import PromptTable
 from pipeline.row_ids import find_repeats
@@ -27,17 +28,21 @@ _LIBRARIES = ("torch", "transformers", "diffusers", "pillow")
 
 @dataclass(frozen=True)
 class ModelHashes:
-    """SHA-256 of the models' files; ``expand`` is None where the LLM stage is off, ``select`` where none scores."""
+    """SHA-256 of the models' files; ``expand`` is None where the LLM stage is off, ``select`` where none scores.
+
+    ``parts`` are what the image stage loads beside its model (`pipeline.image_parts`).
+    """
 
     expand: str | None
     generate: str
     select: str | None = None
     expand_lora: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def told(self) -> dict[str, str | None]:
         """By stage; what came later is there only where it is used."""
         found = {"expand": self.expand, "generate": self.generate, "select": self.select}
-        return found | ({"expand_lora": self.expand_lora} if self.expand_lora else {})
+        return found | ({"expand_lora": self.expand_lora} if self.expand_lora else {}) | dict(self.parts)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ def describe_run(
             "expand": public_uri(config.expand.model) if config.expand else None,
             "generate": public_uri(config.generate.model),
             "select": public_uri(config.select.model) if config.selects else None,
-        },
+        }
+        | ({"expand_lora": public_uri(lora)} if (lora := config.expand and config.expand.lora) else {})
+        | part_places(config.generate),
         "versions": {"promptmill": __version__} | {name: _version(name) for name in _LIBRARIES},
     }
     if known is not None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from actors.content_credentials import ImageSigner
 from actors.errors import JobError, PromptmillError, UserError
-from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
 from pipeline import logs
@@ -27,6 +26,7 @@ from pipeline.describe import describe_output, is_described
 from pipeline.drivers import announced
 from pipeline.facts import SERVED
 from pipeline.graph import encryption_settings, outcomes, recipe_texts, signer_settings
+from pipeline.image_parts import part_hashes, reads_pictures
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
@@ -77,7 +77,7 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
     """
     table = open_table(config.prompts)
     painter = resolve_model(config.generate.model, allow_unsafe=config.unsafe_painter)
-    mends = config.generate.backend == "gan" and task_of(painter.path) != "words"
+    mends = reads_pictures(config.generate, painter.path)
     redacted = redaction(config)
     columns = redacted.choose(table.schema, choose_columns(table.schema, config.prompts, pictures=mends))
     recipes = recipe_texts(config, "recipe" in columns.honoured, recipe_names())
@@ -90,6 +90,7 @@ def settle(config: SynthesizeConfig, store: Store) -> tuple[Run, dict[str, str]]
         select=resolve_model(config.select.model, allow_unsafe=config.allow_unsafe_models).sha256
         if config.selects
         else None,
+        parts=part_hashes(config.generate, allow_unsafe=config.unsafe_painter),
     )
     checks = {"redact_salt": redacted.salt_check()}
     sealed = encryption_settings(config)

@@ -87,7 +87,8 @@ def diffusers(bench: Bench) -> Contest:
     """Images/s of the backend `diffusers` and of the same pipeline called bare, one image a call as by default."""
     from diffusers import StableDiffusionPipeline
 
-    from actors.backend_diffusers import DiffusersBackend, DiffusersSettings
+    from actors.backend_diffusers import DiffusersBackend
+    from actors.diffusers_settings import DiffusersSettings
     from tests.actors.test_backend_diffusers import stable_diffusion
 
     device = use_resources(2, 0)

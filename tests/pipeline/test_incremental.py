@@ -253,7 +253,7 @@ def test_what_cannot_be_told_is_refused(config: Config, tmp_path: Path) -> None:
         choose(hidden, "2026-11-03", [f"{tmp_path}/none/*"])
     mending = models.save_gan(tmp_path / "mending", "inpainting")
     mends = config({"prompt": ["a"]}, "2026-11-03", generate={"model": str(mending)})
-    with pytest.raises(UserError, match=re.escape("generate.model mends pictures")):
+    with pytest.raises(UserError, match=re.escape("generate works from pictures")):
         choose(mends, "2026-11-03", [f"{tmp_path}/none/*"])
 
 
