@@ -71,6 +71,32 @@ def zeros_parquet(column: str, gigabytes: int = 3) -> bytes:
     return sink.getvalue()
 
 
+def cells_parquet(column: str, cells: int = 20, size: int = 100 << 20, **others: str) -> bytes:
+    """A Parquet file of cells of 100 MB each, two GB in all, packed to almost nothing."""
+    cell = pa.array(["x" * size], pa.large_string())
+    columns = {column: pa.chunked_array([cell] * cells)}
+    columns |= {name: pa.chunked_array([pa.array([text])] * cells) for name, text in others.items()}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=False, write_statistics=False)
+    return sink.getvalue()
+
+
+def nested_parquet(depth: int = 60) -> bytes:
+    """A Parquet file one of whose columns is a list of lists of lists ..."""
+    value: object = "a"
+    kind = pa.string()
+    for _ in range(depth):
+        value, kind = [value], pa.list_(kind)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["a cat"], "deep": pa.array([value], kind)}), sink)
+    return sink.getvalue()
+
+
+def long_line(size: int = 100 << 20) -> bytes:
+    """A line of JSON that is 100 MB long."""
+    return b'{"file_name":"a.png","text":"' + b"x" * size + b'"}\n'
+
+
 def nested_lines(depth: int = 200_000) -> bytes:
     """A line of JSON that is nested so deeply that Arrow's own parser dies of it."""
     return b'{"file_name":"a.png","text":"a","x":' + b"[" * depth + b"]" * depth + b"}\n"
