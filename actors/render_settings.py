@@ -34,7 +34,10 @@ def build_backend(settings: RenderSettings) -> Backend:
         own = settings.diffusers
         parts = {
             name: resolve_model(
-                uri, allow_unsafe=settings.allow_unsafe_models, expect=own.hashes.get(name), adapter="lora" in name
+                uri,
+                allow_unsafe=None if "lora" in name else settings.allow_unsafe_models,
+                expect=own.hashes.get(name),
+                adapter="lora" in name,
             ).path
             for name, uri in own.parts().items()
         }

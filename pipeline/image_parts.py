@@ -34,7 +34,7 @@ def diffusers_settings(generate: Generate, hashes: Mapping[str, str | None] | No
 def part_hashes(generate: Generate, *, allow_unsafe: bool | None) -> dict[str, str]:
     """SHA-256 of what is loaded beside the model, by name. Raises `UserError` where one cannot be loaded safely."""
     return {
-        name: resolve_model(uri, allow_unsafe=allow_unsafe, adapter="lora" in name).sha256
+        name: resolve_model(uri, allow_unsafe=None if "lora" in name else allow_unsafe, adapter="lora" in name).sha256
         for name, uri in _parts(generate).items()
     }
 

@@ -19,6 +19,7 @@ from pipeline.parquet_keys import KEY
 from pipeline.prompts import open_table
 from pipeline.read_output import sample_rows
 from pipeline.storage import Store
+from tests.jobs.ray_files import found_in, ray_directory
 
 CANARY = "confidential-canary"
 
@@ -35,7 +36,11 @@ def test_an_encrypted_run_is_read_resumed_and_retried_with_its_key_alone(
         "shards.rows=2", "limits.max_reject_fraction=1", "limits.max_prompt_chars=100", "output.encryption={}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "jobs.synthesize", *words]
-    told = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    with ray_directory() as ray_home:
+        told = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=os.environ | {"RAY_TMPDIR": str(ray_home)}
+        )
+        assert found_in(ray_home, [CANARY, os.environ[KEY]]) == []
     assert CANARY not in told.stdout + told.stderr
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert not any(CANARY.encode() in data or b"\x89PNG" in data for data in before.values())

@@ -18,6 +18,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.storage import Store
 from pipeline.summary import add_up
 from tests.chat_server import MODEL, ChatServer
+from tests.jobs.ray_files import found_in, ray_directory
 
 KEY = "the-key-canary"
 PROMPTS = ["a red heart", "a green tree", "a forbidden thing", "a blue cat", "bold red x", "a red tree"]
@@ -38,11 +39,13 @@ def test_a_run_against_an_endpoint(
             f"expand.openai.base_url={base_url}", "expand.openai.price_in=1000", "expand.openai.price_out=0",
         ]  # fmt: skip
 
-    with ChatServer(tiny_llm, key=KEY, places=2, retry_after="0.05") as server:
+    with ChatServer(tiny_llm, key=KEY, places=2, retry_after="0.05") as server, ray_directory() as ray_home:
         ended = subprocess.run(
-            [sys.executable, "-m", "jobs", *words(out, server.base_url)], env={**os.environ, "LLM_KEY": KEY},
+            [sys.executable, "-m", "jobs", *words(out, server.base_url)],
+            env={**os.environ, "LLM_KEY": KEY, "RAY_TMPDIR": str(ray_home)},
             capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
+        assert found_in(ray_home, [KEY, *PROMPTS]) == []
     assert ended.returncode == 0, ended.stderr
     totals = add_up(read_records(Store(str(out)), sorted(committed_shards(Store(str(out))))))
     assert (totals.planned, totals.committed, totals.descriptions["refused"]) == (6, 6, 1)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pipeline.config_file import load_config
 from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
 from pipeline.without_secrets import holds_secret, without_secrets
+from tests.jobs.ray_files import found_in, ray_directory
 
 CANARY = "hunter2canary"
 PROMPT = "zyxwv patient canary heart"
@@ -115,20 +114,8 @@ def test_a_broken_config_file_is_not_quoted(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
-    # Short: Ray's sockets lie below it, and their paths may have 107 characters.
-    scratch = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
-    yield scratch
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def found_in(root: Path, words: list[str]) -> list[str]:
-    """Files below a directory that hold one of the words; what cannot be read (sockets) holds none."""
-    hits = []
-    for path in root.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
-            hits += [f"{path.relative_to(root)}: {word}" for word in words if word.encode() in data]
-    return hits
+    with ray_directory() as scratch:
+        yield scratch
 
 
 def test_canaries_appear_nowhere_in_a_real_run_over_s3_good_or_failing(
@@ -159,7 +146,6 @@ def test_canaries_appear_nowhere_in_a_real_run_over_s3_good_or_failing(
     assert run(f"{s3_bucket}/other", CANARY, "--debug") == 2
     assert run(f"s3://user:{CANARY}@no-such-bucket/x?X-Amz-Signature={CANARY}", secret) != 0
     assert [word for word in (secret, CANARY, PROMPT) if word in said] == []
-    assert len(list(ray_home.rglob("*.log"))) > 3, "Ray wrote its logs elsewhere"
     assert found_in(ray_home, [secret, CANARY, PROMPT]) == []
 
     store = Store(f"{s3_bucket}/out")
