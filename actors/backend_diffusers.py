@@ -14,6 +14,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,12 +27,17 @@ from actors.diffusers_lora import load_loras
 from actors.diffusers_pictures import Given, given
 from actors.diffusers_pipeline import fitting_scheduler, load_pipeline, size_multiple
 from actors.diffusers_settings import DiffusersSettings
+from actors.diffusers_speed import place
 from actors.errors import RowError, UserError
 from actors.images import SomeRowsError, to_pixels
 from actors.seeds import image_generator
 
 _log = logging.getLogger(__name__)
 
+_OWN = frozenset(
+    {"prompt", "negative_prompt", "generator", "output_type", "image", "mask_image", "control_image", "width", "height",
+     "num_images_per_prompt", "return_dict", "latents", "true_cfg_scale"}
+)  # fmt: skip
 _Work = tuple[ImageJob, Given | None]
 _Call = tuple[int | None, int | None, bool]
 
@@ -65,25 +71,21 @@ class DiffusersBackend:
             raise UserError(f"images_per_call is {settings.images_per_call}: it must be at least 1")
         self._settings = settings
         self._pipe = load_pipeline(
-            Path(model_dir),
-            _dtype(settings.dtype, device),
-            settings.variant,
-            trusted=trusted,
-            task=settings.task,
-            controlnet=parts.get("generate_controlnet"),
+            Path(model_dir), settings, device, trusted=trusted, controlnet=parts.get("generate_controlnet")
         )
         loras = [parts[f"generate_lora_{number:02}"] for number in range(len(settings.loras))]
         load_loras(self._pipe, loras, settings.lora_scales, fuse=settings.fuse_loras)
         self._parameters = inspect.signature(self._pipe.__call__).parameters
-        if settings.scheduler is not None:
-            self._pipe.scheduler = fitting_scheduler(self._pipe.scheduler, settings.scheduler)
+        if settings.scheduler is not None or settings.scheduler_options:
+            own = self._pipe.scheduler
+            self._pipe.scheduler = fitting_scheduler(own, settings.scheduler, settings.scheduler_options)
         self._options = settings.call_options()
         for name in self._options:
             if name not in self._parameters:
                 raise UserError(f"{type(self._pipe).__name__} has no {name}: leave it out of the config")
-        if settings.attention_slicing:
-            self._pipe.enable_attention_slicing()
-        self._pipe.to(device)
+            if name in settings.call and (name in _OWN or name in replace(settings, call={}).call_options()):
+                raise UserError(f"generate.diffusers.call sets {name}, which has an option of its own or none")
+        place(self._pipe, settings, device)
         self._device = device
         self._fits: dict[_Call, int] = {}
         self._multiple = size_multiple(self._pipe)
@@ -147,7 +149,7 @@ class DiffusersBackend:
 
     def _render_call(self, work: Sequence[_Work]) -> list[Pixels | RowError]:
         filled = [*work, *[work[-1]] * (self._rows(work[0]) - len(work))]
-        devices = [self._device] if self._device.type == "cuda" else []
+        devices = range(torch.cuda.device_count()) if self._device.type == "cuda" else []
         # The per-image generators make the noise; some schedulers draw more from the global one (DPM-Solver SDE), which
         # is therefore seeded too and given back as it was.
         with torch.random.fork_rng(devices=devices), _deterministic_cudnn():
@@ -239,12 +241,3 @@ def _alone(pictures: list[Any]) -> Any:
 def _deterministic_cudnn() -> Iterator[None]:
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

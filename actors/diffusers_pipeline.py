@@ -10,55 +10,62 @@ would then fill a dataset with noise, another noise in every process. Here it is
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from actors.diffusers_settings import DiffusersTask
+from actors.diffusers_quantization import quantization
+from actors.diffusers_settings import DiffusersSettings, DiffusersTask
+from actors.diffusers_speed import device_map, dispatch
 from actors.errors import UserError
 from actors.model_files import TRUST
 from actors.offline import offline
 from actors.whole_weights import load_whole
 
+_DISTILLED = {
+    "DDIMScheduler": ("LCMScheduler", "TCDScheduler"), "FlowMatchEulerDiscreteScheduler": ("FlowMatchLCMScheduler",),
+}  # fmt: skip
+"""Schedulers of distilled models, by one of the family whose configuration they take: diffusers does not list them."""
 _NAMES = {"words": "a text-to-image", "image": "an image-to-image", "inpainting": "an inpainting"}
 _LIBRARIES = (None, "diffusers", "transformers")
 
 
 def load_pipeline(
     model_dir: Path,
-    dtype: torch.dtype,
-    variant: str | None,
+    settings: DiffusersSettings,
+    device: torch.device,
     *,
     trusted: bool = False,
-    task: DiffusersTask = "words",
     controlnet: Path | None = None,
 ) -> Any:
     """Loads a pipeline from a local directory: nothing is fetched, no code of it is run, no pickle is read.
 
     Args:
         model_dir: in diffusers' layout (``model_index.json``, a folder for each part), weights in safetensors.
-        dtype: of all weights.
-        variant: of the weight files, such as ``fp16``.
+        settings: its task, number format, variant, quantisation and placement count here.
+        device: where it is to render.
         trusted: the config's ``allow_unsafe_models``: code of the directory is run and pickles are read all the same.
-        task: what the pipeline is given beside words. The class for it is found from the directory's own.
         controlnet: directory of a ControlNet in diffusers' layout.
 
     Returns:
-        The `DiffusionPipeline` on the CPU, with a safety checker if the directory has one.
+        The `DiffusionPipeline` on the CPU (or spread over GPUs), with a safety checker if the directory has one. Its
+        class is found from the directory's own and the task.
 
     Raises:
         UserError: diffusers is not installed, or the directory is no complete pipeline for the task.
     """
     if not (model_dir / "model_index.json").is_file():
         raise UserError(f"{model_dir} is not a diffusers pipeline: it has no model_index.json")
+    dtype, task = _dtype(settings.dtype, device), settings.task
     with _quiet_loading(), offline():
         try:
             import diffusers
@@ -76,15 +83,24 @@ def load_pipeline(
             if not trusted:
                 _refuse_code(model_dir, index, pipelines)
             options = {
-                "variant": variant, "use_safetensors": None if trusted else True, "local_files_only": True,
+                "variant": settings.variant, "use_safetensors": None if trusted else True, "local_files_only": True,
                 "trust_remote_code": trusted,
             }  # fmt: skip
-            own = _text_models(transformers, model_dir, index, dtype=dtype, **options)
+            quantised: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+            if settings.quantize is not None:
+                quantised = quantization(settings.quantize, settings.quantize_parts, index, dtype, device)
+            own = _text_models(transformers, model_dir, index, quantised[1], dtype=dtype, **options)
+            texts = list(own)
             if controlnet is not None:
                 own["controlnet"] = _controlnet(diffusers, controlnet, torch_dtype=dtype, **options | {"variant": None})
+            if quantised[0]:
+                options["quantization_config"] = diffusers.PipelineQuantizationConfig(quant_mapping=quantised[0])
+            spread = device_map(settings.placement, device)
             pipe = _pipeline_kind(diffusers, index, task, controlled=controlnet is not None).from_pretrained(
-                str(model_dir), torch_dtype=dtype, **options, **own
+                str(model_dir), torch_dtype=dtype, **options, **own, **spread
             )
+            if spread:
+                dispatch(pipe, [*texts, *(["controlnet"] if controlnet is not None else [])])
             _refuse_other_task(pipe, model_dir, task)
         except (torch.OutOfMemoryError, UserError):
             raise
@@ -103,19 +119,31 @@ def load_pipeline(
     return pipe
 
 
-def fitting_scheduler(current: Any, name: str) -> Any:
-    """The scheduler with class name ``name``, with the configuration of the pipeline's own.
+def fitting_scheduler(current: Any, name: str | None, options: Mapping[str, Any]) -> Any:
+    """The scheduler with class name ``name`` (None: the pipeline's own), configured as that is, but for ``options``.
 
     Raises:
-        UserError: no such scheduler fits the pipeline (the nearest name is in the message), or it needs a package.
+        UserError: no such scheduler fits the pipeline, or it has no such option (with the nearest name), or it needs a
+            package.
     """
+    name = type(current).__name__ if name is None else name
     fitting = {scheduler.__name__: scheduler for scheduler in (*current.compatibles, type(current))}
+    for family, distilled in _DISTILLED.items():
+        if family in fitting:
+            fitting |= {other: getattr(importlib.import_module("diffusers"), other) for other in distilled}
     if name not in fitting:
         nearest = difflib.get_close_matches(name, fitting, n=1, cutoff=0.0)[0]
         names = ", ".join(sorted(fitting))
         raise UserError(f"no scheduler {name!r} fits this pipeline: did you mean {nearest}? It takes {names}")
+    takes = [key for key in inspect.signature(fitting[name].__init__).parameters if key != "self"]
+    for key in options:
+        if key not in takes:
+            nearest = difflib.get_close_matches(key, takes, n=1, cutoff=0.0)[0]
+            raise UserError(f"scheduler {name} has no option {key!r}: did you mean {nearest}?")
     try:
-        return fitting[name].from_config(current.config)
+        return fitting[name].from_config(current.config, **options)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(f"scheduler {name} cannot be set to {dict(options)}: {_line(error)}") from error
     except ImportError as error:
         raise UserError(f"scheduler {name} needs a package that is not installed: {_line(error)}") from error
 
@@ -138,7 +166,9 @@ def _refuse_code(model_dir: Path, index: Any, pipelines: Any) -> None:
         raise UserError(f"{model_dir} cannot be loaded: it needs code of its own ({str(own[0])[:80]}): {TRUST}")
 
 
-def _text_models(transformers: Any, model_dir: Path, index: Any, **options: Any) -> dict[str, Any]:
+def _text_models(
+    transformers: Any, model_dir: Path, index: Any, quantised: Mapping[str, Any], **options: Any
+) -> dict[str, Any]:
     """The parts that transformers loads, by name: loaded here, because only this way does it tell what it made up."""
     models: dict[str, Any] = {}
     for name, entry in index.items():
@@ -147,7 +177,8 @@ def _text_models(transformers: Any, model_dir: Path, index: Any, **options: Any)
         kind: Any = getattr(transformers, str(entry[1]), None)
         is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
         if is_model:
-            models[name] = load_whole(kind, model_dir / name, **options)
+            own = {"quantization_config": quantised[name]} if name in quantised else {}
+            models[name] = load_whole(kind, model_dir / name, **options, **own)
     return models
 
 
@@ -211,3 +242,12 @@ def _quiet_loading() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Placement = Literal["device", "balanced", "offload_models", "offload_layers"]
+"""Where the weights lie: on the actor's GPU, spread over its GPUs, or in the machine's memory until they are needed."""
+
+Quantization = Literal["torchao_int8", "torchao_int4", "torchao_float8", "bitsandbytes_8bit", "bitsandbytes_4bit"]
+"""The package, and what the weights of linear layers become; activations stay in the pipeline's number format."""
+
 DiffusersTask = Literal["words", "image", "inpainting"]
 """What a row gives beside its words: nothing, a picture to redraw, or a picture and a mask of what to paint in it."""
 
@@ -14,7 +20,8 @@ DiffusersTask = Literal["words", "image", "inpainting"]
 class DiffusersSettings:
     """None leaves a choice to the pipeline.
 
-    All but ``attention_slicing`` and ``max_side`` determine the pixels, ``images_per_call`` in their last bits.
+    All but ``attention_slicing``, ``placement`` and ``max_side`` determine the pixels; ``images_per_call``, ``compile``
+    and ``vae_slicing`` in their last bits.
     """
 
     task: DiffusersTask = "words"
@@ -37,6 +44,20 @@ class DiffusersSettings:
     """Only of pipelines that have it (Flux, Qwen-Image), for rows with a negative prompt; None: theirs, or else 4."""
     scheduler: str | None = None
     """Class name of a scheduler that fits the pipeline, such as ``EulerDiscreteScheduler``."""
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the scheduler's own configuration, such as ``timestep_spacing: trailing``."""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the pipeline's call, such as ``guidance_rescale`` or ``timesteps``."""
+    quantize: Quantization | None = None
+    quantize_parts: tuple[str, ...] = ()
+    """Parts of the pipeline that are quantised; none = the one that runs once a step."""
+    compile: Literal["off", "blocks", "whole"] = "off"
+    """torch.compile of that part: its repeated blocks, which is quicker to begin, or all of it. Each size anew."""
+    placement: Placement = "device"
+    vae_tiling: bool = False
+    """Decodes large images in overlapping tiles: less memory; tiles show faintly."""
+    vae_slicing: bool = False
+    """Decodes the images of a call one by one: less memory."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """``auto``: float32 on a CPU, on a GPU bfloat16 where it is native and float16 where it is not."""
     variant: str | None = None
@@ -72,4 +93,4 @@ class DiffusersSettings:
             "strength": self.strength,
             "controlnet_conditioning_scale": self.controlnet_scale,
         }
-        return {name: value for name, value in chosen.items() if value is not None}
+        return dict(self.call) | {name: value for name, value in chosen.items() if value is not None}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from actors.diffusers_settings import Placement, Quantization
 from pipeline.server_side_encryption import MEANING, Sse
 from pipeline.storage_errors import public_uri
 from pipeline.without_secrets import holds_secret, is_secret_name
@@ -237,6 +238,26 @@ class Diffusers(Section):
     guidance: float | None = option(None, "guidance scale; 0 for distilled models such as SD-Turbo", ge=0)
     true_cfg_scale: float | None = option(None, "guidance of rows with a negative prompt (Flux, Qwen-Image)", ge=0)
     scheduler: str | None = option(None, "scheduler class of diffusers, e.g. EulerDiscreteScheduler")
+    scheduler_options: dict[str, Any] = later_option(
+        {}, "what differs from the scheduler's own configuration, e.g. {timestep_spacing: trailing}"
+    )
+    call: dict[str, Any] = later_option({}, "further arguments of the pipeline's call, e.g. {guidance_rescale: 0.7}")
+    quantize: Quantization | None = later_option(
+        None, "how weights are quantised while loading; needs that package; null = as the directory has them"
+    )
+    quantize_parts: list[str] = later_option(
+        [], "parts that are quantised, as model_index.json names them; [] = the transformer or UNet"
+    )
+    compile: Literal["off", "blocks", "whole"] = later_option(
+        "off", "torch.compile of the transformer or UNet: minutes at each image size, then faster"
+    )
+    placement: Placement = place(
+        "device",
+        "weights on the actor's GPU, balanced over its GPUs (gpus: 2), or in the machine's memory until a model or a "
+        "layer is needed (little GPU memory, slow)",
+    )
+    vae_tiling: bool = later_option(False, "decode large images in tiles: less memory, seams may show faintly")
+    vae_slicing: bool = later_option(False, "decode the images of one call one by one: less memory")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "number format of the weights")
     variant: str | None = option(None, "variant of the weights' files, e.g. fp16")
     attention_slicing: bool = option(False, "less memory for less speed")
@@ -252,6 +273,10 @@ class Diffusers(Section):
             raise ValueError(f"{len(self.lora_scales)} lora_scales for {len(self.loras)} loras: give one for each")
         if self.fuse_loras and not self.loras:
             raise ValueError("fuse_loras needs loras")
+        if self.fuse_loras and self.quantize is not None:
+            raise ValueError("quantised weights cannot be summed with loras: leave out fuse_loras or quantize")
+        if self.quantize_parts and self.quantize is None:
+            raise ValueError("quantize_parts needs quantize")
         if self.task == "words" and self.strength is not None:
             raise ValueError("strength is how much of a row's image is redrawn: it needs task `image` or `inpainting`")
         if self.steps is not None and self.strength is not None and self.steps * self.strength < 1:
@@ -277,6 +302,12 @@ class Generate(Section):
     batch_rows: int = place(32, "images rendered at once by one actor (halved when memory runs out)", ge=1, le=4096)
     diffusers: Diffusers = option(Diffusers(), "settings of the diffusers backend")
     actors: Actors = place(Actors(), "the stage's actor pool")
+
+    @model_validator(mode="after")
+    def _spread(self) -> Generate:
+        if self.diffusers.placement == "balanced" and self.actors.gpus < 2:
+            raise ValueError("diffusers.placement=balanced spreads a model: set generate.actors.gpus to 2 or more")
+        return self
 
 
 class Redact(Section):

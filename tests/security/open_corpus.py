@@ -19,6 +19,7 @@ import transformers  # noqa: F401
 
 from actors.chat import Chat
 from actors.diffusers_pipeline import load_pipeline
+from actors.diffusers_settings import DiffusersSettings
 from actors.features import load_features
 from actors.gan_model import load_gan
 from actors.language_model import load_language_model
@@ -54,7 +55,7 @@ def features(path: str) -> None:
 
 
 def pipeline(path: str) -> None:
-    load_pipeline(resolve_model(path).path, torch.float32, None)
+    load_pipeline(resolve_model(path).path, DiffusersSettings(), torch.device("cpu"))
 
 
 def prompts(path: str) -> None:
