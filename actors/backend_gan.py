@@ -53,9 +53,11 @@ class GanBackend:
         if not jobs:
             return []
         generator = self._model.generator
-        latents = []
+        latents, texts = [], dict[str, Tensor]()
         for job in jobs:
-            text = self._model.embed([job.text])
+            if job.text not in texts:  # the images and candidates of one description share its words
+                texts[job.text] = self._model.embed([job.text])
+            text = texts[job.text]
             noise = torch.randn(1, generator.config.noise_dim, generator=image_generator(job.seed)).to(self._device)
             latents.append(generator.latent(noise, text))
         filler = -len(latents) % _CALL

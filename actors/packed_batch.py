@@ -212,8 +212,10 @@ def agrees(packed: PackedBatch, padded: Any, tokens: Sequence[int]) -> bool:
         for batch in (packed, padded):
             first = batch.start(rows, 2)
             batch.keep([0, 2])
-            found.append(torch.cat([first, batch.step(torch.tensor([tokens[0]] * 2))]).float())
+            found.append(torch.cat([first, batch.step(torch.tensor([tokens[0]] * 2))]))
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError):
         return False
-    gap = (found[0] - found[1]).abs().max()
-    return bool(gap <= 1e-3 * found[1].std())
+    mine, known = (logits.float() for logits in found)
+    # What another order of additions makes of a number format; another architecture is off by the logits' whole spread.
+    near = max(1e-3, 32 * torch.finfo(found[1].dtype).eps)
+    return bool((mine - known).abs().max() <= near * known.std())

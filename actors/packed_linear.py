@@ -2,7 +2,8 @@
 
 torch's wheels multiply float32 matrices with MKL, which on AMD's processors reaches less than half of what they can do
 (`docs/performance.md` has figures), and lays the weights out anew in every call. oneDNN, part of the same wheels, does
-neither. torch itself uses these operators wherever it compiles a frozen model; they have no public name.
+neither; in bfloat16 it gains less. torch itself uses these operators wherever it compiles a frozen model; they have no
+public name.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ _ROWS = 32
 """Rows that the layout is chosen for; others run as well, a little slower at worst."""
 
 
+_FORMATS = (torch.float32, torch.bfloat16)
+
+
 class PackedLinear(nn.Module):
-    """A linear layer for inference; same function as the one it is made of, to the rounding of float32."""
+    """A linear layer for inference; same function as the one it is made of, to the rounding of its number format."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -41,7 +45,7 @@ class PackedLinear(nn.Module):
 
 @torch.inference_mode()
 def pack_linears(model: Any) -> int:
-    """Replaces the float32 linear layers of a model on the CPU, in place; the old weights' memory is given back.
+    """Replaces a CPU model's float32 and bfloat16 linear layers, in place; the old weights' memory is given back.
 
     Returns:
         How many were replaced: 0 where this torch cannot, or where it computes something else.
@@ -50,7 +54,7 @@ def pack_linears(model: Any) -> int:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and child.weight.dtype == torch.float32 and child.weight.device.type == "cpu"
+        if type(child) is nn.Linear and child.weight.dtype in _FORMATS and child.weight.device.type == "cpu"
     ]
     if not layers or not _works(layers[0][2]):
         return 0
@@ -62,9 +66,11 @@ def pack_linears(model: Any) -> int:
 def _works(linear: nn.Linear) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
-    x = torch.linspace(-1, 1, 2 * linear.in_features).reshape(1, 2, -1)
+    dtype = linear.weight.dtype
+    x = torch.linspace(-1, 1, 2 * linear.in_features).reshape(1, 2, -1).to(dtype)
     try:
         made = PackedLinear(copy.deepcopy(linear))(x)
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
-    return made.shape == (1, 2, linear.out_features) and torch.allclose(made, linear(x), rtol=1e-3, atol=1e-3)
+    near = max(1e-3, 4 * torch.finfo(dtype).eps)
+    return made.shape == (1, 2, linear.out_features) and torch.allclose(made, linear(x), rtol=near, atol=near)

@@ -7,10 +7,12 @@ whose first reply was lost, the zombie actor and the second driver: the first da
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -86,12 +88,12 @@ class ShardCommitter:
             path = scratch / "data"
             with traces.span("encode", images=result.rows.num_rows):
                 self._format.build(path, result.rows, result.images, header, parts)
-                with path.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
             size = path.stat().st_size
-            entry = {"name": data_name, "size": size, "sha256": digest}
-            with traces.span("put", bytes=size):
+            with traces.span("put", bytes=size), concurrent.futures.ThreadPoolExecutor(1) as beside:
+                # The disk is synced, or the network waited for, while the digest is computed.
+                digest = beside.submit(_file_digest, path)
                 created = self._store.create(data_name, path)
+                entry = {"name": data_name, "size": size, "sha256": digest.result()}
         if not created:
             header, entry, ours = self._adopt(result.shard, data_name, entry)
         with traces.span("record"):
@@ -222,14 +224,18 @@ def committed_shards(store: Store) -> set[int]:
 
 def read_records(store: Store, shards: Sequence[int]) -> list[dict[str, Any]]:
     """The records of some shards, in their order, fetched side by side."""
-    from concurrent.futures import ThreadPoolExecutor
 
     def one(shard: int) -> dict[str, Any] | None:
         data = store.read(record_name(shard))
         return None if data is None else decode_record(data, store.public(record_name(shard)))
 
-    with ThreadPoolExecutor(16) as pool:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
         return [record for record in pool.map(one, shards) if record is not None]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _object(name: str, data: bytes) -> dict[str, Any]:

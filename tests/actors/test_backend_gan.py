@@ -101,6 +101,15 @@ def test_picture_is_the_same_alone_and_in_any_batch(backend: GanBackend, count: 
         assert np.array_equal(alone, backwards[number]), number
 
 
+def test_images_of_one_description_have_its_words_read_once(
+    backend: GanBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, embed = [], backend._model.embed
+    monkeypatch.setattr(backend._model, "embed", lambda texts: read.extend(texts) or embed(texts))
+    backend.render([ImageJob(str(seed), f"a cat {seed // 4}", None, seed, None, None) for seed in range(8)])
+    assert read == ["a cat 0", "a cat 1"]
+
+
 def test_picture_of_the_shipped_sizes_is_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
     """Large layers take other kernels than tiny ones. Saturated pictures would hide the last bit."""
     backend = GanBackend(save_awake_gan(tmp_path, GanConfig()), CPU)

@@ -59,6 +59,17 @@ def test_a_row_alone_gets_the_text_it_gets_in_a_batch(engine: TransformersEngine
             assert alone == made
 
 
+def test_rows_lie_packed_in_bfloat16_as_in_float32(tmp_path: Path) -> None:
+    """Its rounding is no sign of another architecture; padded, it would be slower than float32."""
+    model = resolve_model(str(models.save_llm(tmp_path)))
+    for dtype in ("float32", "bfloat16"):
+        engine = TransformersEngine(model, torch.device("cpu"), dtype=dtype)
+        made = engine.generate((Turn("user", "a red heart"),), [Request("a tree", "", 0)] * 2, max_new_tokens=4,
+                               sampling=Sampling())  # fmt: skip
+        assert engine._packs
+        assert made[0].text == made[1].text
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_greedy_text_is_what_generate_writes_for_the_same_conversation(tmp_path: Path, penalty: float) -> None:
     """The shared prefix, the padding and the leaving rows change nothing: transformers' own loop, one row at a time."""

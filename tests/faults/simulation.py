@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import rich.style  # noqa: F401 - takes a number from `random` as it is imported: not within a simulation
 
 from actors.errors import JobError, UserError
 from pipeline import run_record
@@ -347,6 +348,11 @@ class _InTurn:
 
     def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
         return [function(value) for value in values]
+
+    def submit(self, function: Callable[..., Any], *values: Any) -> concurrent.futures.Future[Any]:
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        done.set_result(function(*values))
+        return done
 
 
 _read: dict[bytes, list[str]] = {}
