@@ -396,7 +396,9 @@ def export(
     run(checkpoint, out, best=best, sse=sse)
 
 
-models = typer.Typer(help="The node's model cache.", no_args_is_help=True, rich_markup_mode=None)
+models = typer.Typer(
+    help="The node's model cache; which models to choose.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(models, name="models")
 
 
@@ -433,6 +435,27 @@ def prune(
     from jobs.models import prune
 
     prune(to=to, everything=everything)
+
+
+@models.command()
+def recommend(
+    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="prompt table, whose rows are counted")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="images in all; with a table, images of each row")] = None,
+    gpu: Annotated[list[str] | None, typer.Option(metavar="NAME:COUNT", help="e.g. L4:8; may be repeated")] = None,
+    price: Annotated[list[str] | None, typer.Option(metavar="NAME=PRICE", help="of a GPU hour, e.g. L4=0.80")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="what the run may cost, in the prices' currency")] = None,
+    expand: Annotated[bool, typer.Option(help="with a language model that writes a description for each image")] = True,
+    address: Address = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say which models fit the GPUs, how long and how dear they are, and choose; by rule, nothing is run or fetched."""
+    from jobs.recommend import recommend
+
+    recommend(
+        table, images=images, gpus=gpu or [], prices=price or [], budget=budget, expand=expand, address=address,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 def split(

@@ -26,13 +26,16 @@ def run(config_path: Path | None, overrides: list[str], *, calibrate: bool, date
     done = {shard for shard in committed_shards(store) if shard < plan.shards}
     rows_done = sum(plan.shard(shard).rows for shard in done)
     rates = estimate.calibrate(config, settled, recipes) if calibrate else read_rates(store)
+    images = estimate.count_images(plan, config)
+    ruled = rates is None
+    rates = rates or estimate.by_rule(config, plan.table.rows, images)
     rows = [
         ("table", f"{plan.table.rows} rows in {len(plan.table.files)} file(s)"),
         (
             "shards",
             f"{plan.shards} of {plan.shard_rows} rows; {len(done)} committed, {plan.shards - len(done)} left",
         ),
-        ("images", f"{estimate.count_images(plan, config)} asked for in all"),
+        ("images", f"{images} asked for in all"),
         ("output", f"{store.public()} ({config.output.format}, {config.output.image.encoding})"),
         ("fingerprint", settled.fingerprint[:16] + ("" if settled.stored else " (new output)")),
     ]
@@ -40,13 +43,17 @@ def run(config_path: Path | None, overrides: list[str], *, calibrate: bool, date
         rows.append(("estimate", "none yet: no shard of this output is timed; --calibrate measures a few rows"))
     else:
         left = estimate.estimate(rates, plan.table.rows - rows_done, config)
-        source = "a calibration" if calibrate else "earlier shards"
+        source = f"from {left.measured_rows} rows of {'a calibration' if calibrate else 'earlier shards'}"
+        if ruled:
+            source = "by rule, right within a factor of two: --calibrate measures"
+        work = left.bill
+        price = "" if work.cost is None else f", {work.cost:.2f} at cluster.price_*"
         rows.append(
             (
                 "estimate",
-                f"{left.hours:.2f} h for {left.rows_left} rows at the smallest pools: {left.cpu_hours:.2f} CPU hours, "
-                f"{left.gpu_hours:.2f} GPU hours (expand {left.expand_hours:.2f} h, render {left.generate_hours:.2f} h "
-                f"of one actor; from {left.measured_rows} rows of {source})",
+                f"{work.hours:.2f} h for {left.rows_left} rows at the smallest pools: {work.cpu_hours:.2f} CPU hours, "
+                f"{work.gpu_hours:.2f} GPU hours{price} (expand {left.expand_hours:.2f} h, render "
+                f"{left.generate_hours:.2f} h of one actor; {source})",
             )
         )
     print_rows(rows)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import ray
 
-from actors.errors import JobError
+from actors.errors import JobError, UserError
 from pipeline.config import Actors, Cluster, SynthesizeConfig
 from pipeline.last_words import last_words
 
@@ -113,6 +113,27 @@ def without_gpus(config: SynthesizeConfig) -> tuple[SynthesizeConfig, bool]:
         section = getattr(changed, name).model_copy(update={"actors": on_cpus})
         changed = changed.model_copy(update={name: section})
     return changed, True
+
+
+def cluster_gpus(address: str | None) -> dict[str, int]:
+    """The GPUs of the cluster at ``address`` or ``RAY_ADDRESS``, counted by the name that Ray has for their kind.
+
+    Raises:
+        JobError: no cluster answers.
+        UserError: it has no GPU, or a node does not say of which kind its are.
+    """
+    found: dict[str, int] = {}
+    with connected(address, Cluster()):
+        for node in ray.nodes():
+            count = int(node["Resources"].get("GPU", 0)) if node["Alive"] else 0
+            kinds = [name.partition(":")[2] for name in node["Resources"] if name.startswith("accelerator_type:")]
+            if count and not kinds:
+                raise UserError("a node of the cluster does not say what its GPUs are: name them, e.g. --gpu L4:8")
+            if count:
+                found[kinds[0]] = found.get(kinds[0], 0) + count
+    if not found:
+        raise UserError("the cluster has no GPU: the models that come with promptmill are made for CPUs")
+    return found
 
 
 def missing_resources(config: SynthesizeConfig) -> str | None:

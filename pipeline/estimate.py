@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.compute as pc
 
@@ -13,8 +15,11 @@ from actors.generator import Generator
 from actors.images import ImageEncoder
 from actors.render_settings import build_backend
 from pipeline import columns as c
+from pipeline import cost
 from pipeline.assemble import image_jobs, refuse
+from pipeline.catalogue import ImageModel, LanguageModel, catalogue, gpu_named
 from pipeline.config import SynthesizeConfig
+from pipeline.cost_model import Bill, Fit, StageWork, bill, fit_image, fit_language
 from pipeline.graph import expander_settings, picture_columns, render_settings
 from pipeline.plan import Plan
 from pipeline.run_record import Run
@@ -24,19 +29,18 @@ from pipeline.stages import ExpandStage
 from pipeline.timings import Rates
 
 _CALIBRATION_ROWS = 16
+M = TypeVar("M", ImageModel, LanguageModel)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of the rows left. Stage hours are of one actor; ``hours`` is the clock with the config's pools."""
+    """Cost of the rows left. Stage hours are of one actor; the bill is with the config's smallest pools."""
 
     rows_left: int
     measured_rows: int
     expand_hours: float
     generate_hours: float
-    cpu_hours: float
-    gpu_hours: float
-    hours: float
+    bill: Bill
 
 
 class _NoBoard:
@@ -106,19 +110,50 @@ def calibrate(config: SynthesizeConfig, run: Run, recipes: dict[str, str]) -> Ra
     )
 
 
+def by_rule(config: SynthesizeConfig, rows: int, images: int) -> Rates | None:
+    """The rates of models and GPUs that the catalogue knows, before anything was measured; None where it knows less.
+
+    The GPU is that of ``accelerator_type``; models are known by the last part of their URI.
+    """
+    generate, expand = config.generate, config.expand
+    painter = _known(catalogue().image, generate.model)
+    kind = gpu_named(generate.actors.accelerator_type or "")
+    if generate.backend != "diffusers" or painter is None or kind is None:
+        return None
+    draws = fit_image(painter, kind[1], round(generate.actors.gpus), generate.diffusers.steps)
+    writes: Fit | None = None
+    if expand is not None and expand.engine != "openai":
+        writer, theirs = _known(catalogue().language, expand.model), gpu_named(expand.actors.accelerator_type or "")
+        writes = fit_language(writer, theirs[1], round(expand.actors.gpus)) if writer and theirs else None
+        if writes is None:
+            return None
+    if draws is None:
+        return None
+    texts = rows * expand.variants if expand else 0
+    return Rates(
+        shards=0,
+        rows=rows,
+        images=images,
+        tokens=0,
+        expand_seconds=texts / writes.per_second if writes else 0.0,
+        render_seconds=images * generate.candidates / draws.per_second,
+        write_seconds=0.0,
+    )
+
+
+def _known(models: Sequence[M], uri: str) -> M | None:
+    last = uri.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
+    return next((model for model in models if model.name.rpartition("/")[2].lower() == last), None)
+
+
 def estimate(rates: Rates, rows_left: int, config: SynthesizeConfig) -> Estimate:
     """The cost of ``rows_left`` at the measured rates; start-up and model loading are not in it."""
     scale = rows_left / max(1, rates.rows) / 3600
     expand_hours = rates.expand_seconds * scale
     generate_hours = (rates.render_seconds + rates.write_seconds) * scale
-    generate = config.generate.actors
-    cpu_hours = generate_hours * generate.cpus
-    gpu_hours = generate_hours * generate.gpus
-    clock = generate_hours / generate.min
+    pools = [(generate_hours, config.generate.actors)]
     if config.expand is not None:
-        actors = config.expand.actors
-        cpu_hours += expand_hours * actors.cpus
-        gpu_hours += expand_hours * actors.gpus
-        # The stages overlap: the slower one sets the pace.
-        clock = max(clock, expand_hours / actors.min)
-    return Estimate(rows_left, rates.rows, expand_hours, generate_hours, cpu_hours, gpu_hours, clock)
+        pools.append((expand_hours, config.expand.actors))
+    prices = cost.prices(config)
+    work = bill([StageWork(hours, pool.min, pool.cpus, pool.gpus) for hours, pool in pools], prices)
+    return Estimate(rows_left, rates.rows, expand_hours, generate_hours, work)
