@@ -69,6 +69,13 @@ def data_name(kind: str) -> str:
     return KINDS[kind]().data_name(1)
 
 
+def flip_in_a_picture(store: Store, kind: str) -> None:
+    """In the middle of a picture, which no container notices."""
+    name = record(store, 1)["parts"][0]["name"] if kind == "files" else data_name(kind)
+    picture = marked_png(shard_result(1).rows["id"][0].as_py(), 50)
+    flip(store, name, (store.read(name) or b"").index(picture) + picture.index(b"IDAT") + 6)
+
+
 # What is done to shard 1, what verify calls it, and whether it must be made anew (or only its record is written again).
 DAMAGES: dict[str, tuple[Damage, str, bool]] = {
     "a bit of the data object": (lambda store, kind: flip(store, data_name(kind)), "damaged", True),
@@ -118,6 +125,13 @@ def test_each_damage_is_found_and_a_repair_leads_back_to_the_same_bytes(tmp_path
     assert verify(store, deep=True, quiet=True).sound
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_bit_that_no_reader_notices_is_found_by_the_hash(tmp_path: Path, kind: str) -> None:
+    store, _ = make_sound_output(tmp_path / "out", kind, SHARDS)
+    flip_in_a_picture(store, kind)
+    assert kinds(verify(store, quiet=True), 1) == {"image" if kind == "files" else "damaged"}
+
+
 @pytest.mark.parametrize("harm", ["flip", "remove"])
 def test_a_damaged_image_file_opens_its_shard_though_record_and_metadata_are_sound(tmp_path: Path, harm: str) -> None:
     store, committer = make_sound_output(tmp_path / "out", "files", SHARDS)
@@ -149,10 +163,7 @@ def test_a_damaged_image_is_mended_also_where_its_metadata_is_damaged_too(tmp_pa
 def test_damaged_data_without_a_sound_record_is_made_again_not_adopted(tmp_path: Path, kind: str) -> None:
     store, committer = make_sound_output(tmp_path / "out", kind, SHARDS)
     before = tree(store)
-    # In the middle of a picture, which no container notices.
-    name = record(store, 1)["parts"][0]["name"] if kind == "files" else data_name(kind)
-    picture = marked_png(shard_result(1).rows["id"][0].as_py(), 50)
-    flip(store, name, (store.read(name) or b"").index(picture) + picture.index(b"IDAT") + 6)
+    flip_in_a_picture(store, kind)
     store.replace(record_name(1), b"{}")
     report = verify(store, repair=True, quiet=True)
     assert kinds(report, 1) == {"image", "record_damaged"}
