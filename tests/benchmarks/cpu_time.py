@@ -10,34 +10,43 @@ import time
 import psutil
 
 
-def tree_seconds(pid: int | None = None) -> float:
-    """CPU seconds of a process, its living descendants, and those of their children that have ended."""
-    root, total = psutil.Process(pid), 0.0
-    for process in [root, *root.children(recursive=True)]:
+class ProcessTree:
+    """A process and its descendants; what one that has ended had spent is kept, as far as it was seen.
+
+    Raylets do not wait for their workers, so no parent's account has their time.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._root = psutil.Process(pid)
+        self._spent: dict[tuple[int, float], float] = {}
+
+    def seconds(self) -> float:
+        """CPU seconds of all of them so far."""
         with contextlib.suppress(psutil.Error):
-            spent = process.cpu_times()
-            total += spent.user + spent.system + spent.children_user + spent.children_system
-    return total
+            for process in [self._root, *self._root.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    self._spent[process.pid, process.create_time()] = times.user + times.system
+        return sum(self._spent.values())
 
 
 class TreeClock:
-    """Samples `tree_seconds` of this process while it is entered; `between` tells what was spent from when to when.
+    """Looks at this process's tree while it is entered; `between` tells what was spent from when to when.
 
     Args:
-        period: seconds between two samples.
+        period: seconds between two looks.
         alone: leave the descendants out.
     """
 
     def __init__(self, period: float = 0.25, *, alone: bool = False) -> None:
-        self._look = time.process_time if alone else tree_seconds
+        self._look = time.process_time if alone else ProcessTree().seconds
         self._period, self._samples = period, [(time.time(), self._look())]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._period):
-            # Never less than before: a process that ends between two looks takes its time along for a moment.
-            self._samples.append((time.time(), max(self._look(), self._samples[-1][1])))
+            self._samples.append((time.time(), self._look()))
 
     def __enter__(self) -> TreeClock:
         self._thread.start()

@@ -89,7 +89,7 @@ def diffusers(bench: Bench) -> Contest:
 
     from actors.backend_diffusers import DiffusersBackend
     from actors.diffusers_settings import DiffusersSettings
-    from tests.actors.test_backend_diffusers import stable_diffusion
+    from tests.pipelines import stable_diffusion
 
     device = use_resources(2, 0)
     steps, count, side = (2, 1, 32) if bench.quick else (_PIPELINE_STEPS, 4, 64)

@@ -10,7 +10,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.benchmarks.cpu_time import tree_seconds
+from tests.benchmarks.cpu_time import ProcessTree
 from tests.benchmarks.harness import Bench, Comparison, Contest, Side, limit, timed
 
 
@@ -49,12 +49,12 @@ def first_shard(bench: Bench) -> Contest:
         begun = time.time()
         child = subprocess.Popen([sys.executable, "-m", "jobs", *arguments], stderr=subprocess.DEVNULL,
                                  stdout=subprocess.DEVNULL)  # fmt: skip
-        record = output / "_run/shards/000000.json"
+        tree, spent, record = ProcessTree(child.pid), 0.0, output / "_run/shards/000000.json"
         while not record.exists():
             if child.poll() is not None:
                 raise RuntimeError(f"promptmill ended with status {child.returncode}")
-            time.sleep(0.05)
-        spent = tree_seconds(child.pid)
+            time.sleep(0.1)
+            spent = tree.seconds()
         child.wait()
         return {"seconds": record.stat().st_mtime - begun, "CPU seconds": spent}
 

@@ -35,10 +35,10 @@ import pyarrow.parquet as pq
 from actors.language_model import transformers_directory
 from actors.model_uri import resolve_model
 from actors.recipes import load_recipe
-from tests.actors.test_backend_diffusers import stable_diffusion
-from tests.benchmarks.cpu_time import tree_seconds
+from tests.benchmarks.cpu_time import ProcessTree
 from tests.benchmarks.harness import say
 from tests.benchmarks.prompts import benchmark_prompts
+from tests.pipelines import stable_diffusion
 
 _HERE = Path(__file__).parent
 _BATCH, _STEPS, _SIDE = 32, 4, 64
@@ -149,10 +149,9 @@ def _run(peer: Peer, task: dict[str, Any], kill_at: float | None, *, keep: bool 
         env={**os.environ, "RAY_worker_niceness": "0"},
     )  # fmt: skip
     first: tuple[float, float, float] | None = None
-    count, spent = 0.0, 0.0
+    count, spent, tree = 0.0, 0.0, ProcessTree(child.pid)
     while child.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            spent = max(spent, tree_seconds(child.pid))
+        spent = tree.seconds()
         count = len(_images(output))
         if first is None and count >= _BATCH:
             first = (time.time(), spent, count)

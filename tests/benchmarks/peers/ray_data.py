@@ -52,6 +52,6 @@ class Render:
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 dataset = ray.data.read_parquet(task["prompts"]).repartition(task["rows"] // task["batch"])
-dataset = dataset.map_batches(Describe, batch_size=task["batch"], concurrency=1, num_cpus=1)
-dataset = dataset.map_batches(Render, batch_size=task["batch"], concurrency=1, num_cpus=1)
+dataset = dataset.map_batches(Describe, batch_size=task["batch"], concurrency=1, num_cpus=0.5)
+dataset = dataset.map_batches(Render, batch_size=task["batch"], concurrency=1, num_cpus=0.5)
 dataset.write_parquet(task["output"])
