@@ -18,6 +18,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.cost import prices
 
 _EVERY = 2.0
+_PATIENCE = 6.0
 
 
 class RunWatch:
@@ -70,6 +71,8 @@ class RunWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        # Ray would start anew under a thread that still asks it when the connection has ended.
+        self._thread.join(_PATIENCE)
         if error is None:
             self._sample()
         instruments.stop()

@@ -238,6 +238,10 @@ def _finish(
     totals = account(records, run.plan.shards, run.plan.table.rows)
     if worked or not is_described(store):
         describe_output(store, config.output.card, records, totals)
+    if logs.settings().json:
+        # Beside the summary for people, which goes to standard output.
+        told = {name: getattr(totals, name) for name in ("planned", "committed", "rejected", "images", "bytes")}
+        logs.say("info", "finished", **told, shards=totals.shards, made_shards=len(made), seconds=seconds)
     return Summary(
         output=store.public(),
         totals=totals,

@@ -174,6 +174,8 @@ def test_each_line_of_driver_and_actors_says_of_which_run_and_from_whom(watched:
     driver = [json.loads(line) for line in watched.said.splitlines() if line.startswith("{")]
     assert any("3 of 3 shards to make" in line["event"] for line in driver)
     assert {(line["run"], line["actor"]) for line in driver} == {(watched.run, "driver")}
+    (finished,) = [line for line in driver if line["event"] == "finished"]
+    assert [finished[name] for name in ("planned", "committed", "rejected", "made_shards")] == [5, 4, 1, 3]
     actors = lines_of_actors(watched)
     assert {line["actor"].partition("-")[0] for line in actors} == {"read", "expand", "generate"}
     for line in [*driver, *actors]:
