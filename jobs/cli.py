@@ -368,18 +368,19 @@ def submit(
     wait: Annotated[float, typer.Option(min=0, help="seconds to wait for a cluster that has just started")] = 60.0,
     unsafe: Unsafe = False,
     debug: Debug = False,
-) -> int:
+) -> None:
     """Run a job on a Ray cluster: checks the config here, sends the working directory, starts the job over HTTP."""
     from jobs import submit as job_submit
 
     if attach is not None:
-        return job_submit.attach(attach, address=address, token=token_file)
+        # A command that returns its status ends with 0 whatever it was.
+        raise typer.Exit(job_submit.attach(attach, address=address, token=token_file))
     asked = job_submit.Asked(
         job=job, working_dir=working_dir, excludes=exclude or (), runtime_env=runtime_env, id=id,
         metadata=metadata or (), cpus=cpus, gpus=gpus, memory=memory, resources=resource or (), labels=label or (),
         wait=wait, follow=follow, date=date,
     )  # fmt: skip
-    return job_submit.run(*split(config, overrides, unsafe), asked, address=address, token=token_file)
+    raise typer.Exit(job_submit.run(*split(config, overrides, unsafe), asked, address=address, token=token_file))
 
 
 @app.command()

@@ -95,6 +95,13 @@ def test_a_jobs_log_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> No
     assert "\\x1b[2J\\rpromptmill: done" in out
 
 
+def test_the_command_ends_with_the_jobs_status(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_submit, "attach", lambda job, **where: 3)
+    monkeypatch.setattr(job_submit, "run", lambda *told, **where: 4)
+    assert main(["submit", "--attach", "j"]) == 3
+    assert main(["submit", "night.yaml", "--follow"]) == 4
+
+
 @pytest.mark.parametrize("address", [[], ["--address", "auto"], ["--address", "ray://host:10001"]])
 def test_the_address_is_the_dashboards(work: Path, address: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "night.yaml", *address]) == 2
