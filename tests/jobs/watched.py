@@ -28,8 +28,9 @@ class Scraper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._scrape, daemon=True)
 
-    def names(self) -> set[str]:
-        return {name for name, _ in self.last}
+    def names(self, **labels: str) -> set[str]:
+        """Of the series that have these labels."""
+        return {name for name, has in self.last if labels.items() <= has}
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of the series that have these labels, over the processes that tell them."""
