@@ -32,6 +32,7 @@ from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
 from pipeline.run_watch import RunWatch
 from pipeline.server_side_encryption import with_sse
+from pipeline.silence import Silence
 from pipeline.source import redaction
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
@@ -189,13 +190,13 @@ def _drain(
 
     threading.Thread(target=consume, name="promptmill-graph", daemon=True).start()
     made: list[dict[str, Any]] = []
-    moved = time.monotonic()
+    silence = Silence()
     while True:
         try:
             found = arrived.get(timeout=0.5)
         except queue.Empty:
             progress.tick()
-            if time.monotonic() - moved > config.limits.stall_timeout:
+            if silence.seconds() > config.limits.stall_timeout:
                 raise JobError(
                     f"no shard was committed for {config.limits.stall_timeout:g} s (limits.stall_timeout) with "
                     f"{len(pending) - len(made)} left; {board.standing()}; run again to resume"
@@ -205,7 +206,7 @@ def _drain(
             return made
         if isinstance(found, BaseException):
             raise _cause(found) from found
-        moved = time.monotonic()
+        silence.broken()
         made.append(found)
         watch.add(found)
         progress.add(found["images"], found["rejected"])
