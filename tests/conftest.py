@@ -18,6 +18,12 @@ from tests.faults.engines import Engines
 if TYPE_CHECKING:
     from typing import Any
 
+# Side by side (`make test`), each process computes on its share of the cores: OpenMP's threads wait for each other at
+# every small operation, and where they want more cores than there are, most of the time goes into that.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 # A job writes JSON in a pod. Tests read its plain lines, wherever they run.
 os.environ.pop("KUBERNETES_SERVICE_HOST", None)
 
