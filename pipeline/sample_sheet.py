@@ -18,6 +18,12 @@ SHEET = [
     "一只猫", "红心", "火箭",
 ]  # fmt: skip
 _LABEL = 14
+_CHINESE = (
+    "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc",  # Linux
+    "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc",  # macOS
+    "msyh.ttc", "simsun.ttc",  # Windows
+)  # fmt: skip
+"""Fonts with Chinese and Latin letters, as systems name their files."""
 
 
 @torch.inference_mode()
@@ -39,7 +45,7 @@ def picture_row(model: GanModel, caption: str, pictures: int) -> Tensor:
 
 
 def lay_out(captions: Sequence[str], rows: Sequence[Tensor], columns: int) -> Image.Image:
-    """Rows of pictures (k, 3, r, r), each under its caption; Chinese ones need a font that has them, or boxes show."""
+    """Rows of pictures (k, 3, r, r), each under its caption; Chinese ones need a font of `_CHINESE`, or boxes show."""
     pictures, side = rows[0].shape[0], rows[0].shape[-1]
     width, height = pictures * side + 8, side + _LABEL + 4
     sheet = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height), "white")
@@ -56,7 +62,7 @@ def lay_out(captions: Sequence[str], rows: Sequence[Tensor], columns: int) -> Im
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for name in ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc"):
+    for name in _CHINESE:
         try:
             return ImageFont.truetype(name, 11)
         except OSError:
