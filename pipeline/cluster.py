@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ray
 
@@ -17,6 +17,7 @@ from pipeline.config import Actors, Cluster, SynthesizeConfig
 from pipeline.last_words import last_words
 
 _MIB = 1 << 20
+_GPU_LABEL = "ray.io/accelerator-type"
 
 
 @contextlib.contextmanager
@@ -109,7 +110,8 @@ def without_gpus(config: SynthesizeConfig) -> tuple[SynthesizeConfig, bool]:
         return config, False
     changed = config
     for name, actors in stages.items():
-        on_cpus: Actors = actors.model_copy(update={"gpus": 0.0, "accelerator_type": None})
+        labels = {label: value for label, value in actors.labels.items() if label != _GPU_LABEL}
+        on_cpus: Actors = actors.model_copy(update={"gpus": 0.0, "accelerator_type": None, "labels": labels})
         section = getattr(changed, name).model_copy(update={"actors": on_cpus})
         changed = changed.model_copy(update={name: section})
     return changed, True
@@ -145,6 +147,22 @@ def missing_resources(config: SynthesizeConfig) -> str | None:
         for name, amount in {"CPU": actors.cpus, "GPU": actors.gpus, **actors.resources}.items():
             wanted[name] = wanted.get(name, 0.0) + amount * actors.min
     short = {name: amount for name, amount in wanted.items() if amount > have.get(name, 0.0)}
-    if not short:
-        return None
-    return ", ".join(f"{amount:g} {name} wanted and {have.get(name, 0.0):g} there" for name, amount in short.items())
+    told = [f"{amount:g} {name} wanted and {have.get(name, 0.0):g} there" for name, amount in short.items()]
+    models = {actors.accelerator_type for actors in pools if actors.accelerator_type}
+    told += [f"no {model} there" for model in sorted(models) if f"accelerator_type:{model}" not in have]
+    nodes = [node.get("Labels", {}) for node in ray.nodes() if node["Alive"]]
+    for actors in pools:
+        if not any(_fits(actors.labels, labels) for labels in nodes):
+            words = ", ".join(f"{name}={value}" for name, value in actors.labels.items())
+            told.append(f"no node with {words}")
+    return ", ".join(dict.fromkeys(told)) or None
+
+
+def _fits(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether a node's labels are those that a selector wants, by Ray's four kinds of it."""
+    for name, value in wanted.items():
+        plain = value.removeprefix("!")
+        among = plain[3:-1].split(",") if plain.startswith("in(") else [plain]
+        if (labels.get(name) in among) == value.startswith("!"):
+            return False
+    return True

@@ -6,6 +6,7 @@ Options that decide the bytes of the dataset are its *identity* and enter the fi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,9 @@ from actors.diffusers_settings import Placement, Quantization
 from pipeline.server_side_encryption import MEANING, Sse
 from pipeline.storage_errors import public_uri
 from pipeline.without_secrets import holds_secret, is_secret_name
+
+_LABEL = re.compile(r"([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"!?([A-Za-z0-9._-]+|in\([A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*\))")
 
 
 def place(default: Any, description: str, **constraints: Any) -> Any:
@@ -90,11 +94,25 @@ class Actors(Section):
     gpus: float = place(0.0, "GPUs reserved for one actor (fractions share a GPU)", ge=0)
     resources: dict[str, float] = place({}, "custom Ray resources reserved for one actor, as {name: amount}")
     accelerator_type: str | None = place(None, "GPU model that the actor needs, as Ray names it, e.g. A100 or L4")
+    labels: dict[str, str] = place(
+        {},
+        "labels of the nodes that an actor may run on, as {name: value}; also in(a,b), !value, !in(a,b), e.g. "
+        "{ray.io/accelerator-type: 'in(A100,H100)'}",
+    )
+    max_in_flight: int | None = place(
+        None,
+        "shards that one actor has at once, the ones that wait for it among them: what an actor that dies gives back; "
+        "null = 2 that expand, 3 that generate",
+        ge=1,
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Actors:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        for name, value in self.labels.items():
+            if not (_LABEL.fullmatch(name) and _LABEL_VALUE.fullmatch(value)):
+                raise ValueError(f"labels: {name}: {value} is no label; write NAME: VALUE, !VALUE, in(A,B) or !in(A,B)")
         return self
 
 
@@ -409,6 +427,11 @@ class Limits(Section):
     )
     planned_cost: float | None = place(
         None, "what the whole plan is to cost, in the currency of the prices; told to Prometheus, stops nothing", ge=0
+    )
+    max_in_flight: int | None = place(
+        None,
+        "shards under way at once in the whole run, from reading to commit; null = as many as pools and memory take",
+        ge=1,
     )
     max_prompt_chars: int = option(200_000, "longer prompts are rejected (characters)", ge=1)
     max_images_per_prompt: int = option(1000, "a row that asks for more images is rejected", ge=1)

@@ -23,6 +23,7 @@ from pipeline.image_parts import diffusers_settings
 from pipeline.image_uris import ImagePlaces
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
+from pipeline.quota import Quota
 from pipeline.run_record import Run
 from pipeline.server_side_encryption import with_sse
 from pipeline.source import ShardSource, redaction
@@ -49,12 +50,17 @@ def outcomes(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = 0
+    # A pool grows while all that its actors can do at once is being done. Ray's own threshold, 1.75, is above what an
+    # actor with two threads and one shard in waiting ever reaches (3 / 2): its pool would stay at `min` for good.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     # A model that fails to load for a passing reason (a cold cache, a busy disk) gets two more tries.
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = 2
 
     watching = Watching(run_name(run.fingerprint), logs.settings(), trace_settings(config.trace, run.fingerprint))
-    source = ShardSource(run.plan, pending, config, frozenset(recipes), watching)
+    most = config.limits.max_in_flight
+    quota = Quota(most) if most is not None else None
+    source = ShardSource(run.plan, pending, config, frozenset(recipes), watching, quota)
     # Reading takes no CPU of its own: on a small machine the actors hold them all, and a reader must still get through.
     # Without a bound Ray would start all readers at once, each a process: 34 of them on a laptop with two cores.
     readers = max(2, min(_MOST_READERS, int(ray.cluster_resources().get("CPU", 1)) // 2))
@@ -85,7 +91,10 @@ def outcomes(
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         table: pa.Table = batch
-        yield from table.to_pylist()
+        for outcome in table.to_pylist():
+            if quota is not None:
+                quota.release(outcome["shard"])
+            yield outcome
 
 
 def expander_settings(
@@ -205,17 +214,21 @@ def signer_settings(config: SynthesizeConfig) -> CredentialSettings | None:
 
 def pool(actors: Actors, threads: int) -> dict[str, Any]:
     """Arguments of ``map_batches`` for one stage's pool; ``threads`` shards may be inside one actor at once."""
+    # One more shard waits at each actor, so that it never stands idle between two.
+    in_flight = actors.max_in_flight or threads + 1
+    inside = min(threads, in_flight)
     strategy = ActorPoolStrategy(
         min_size=actors.min,
         max_size=actors.max,
-        # One more shard waits at each actor, so that it never stands idle between two.
-        max_tasks_in_flight_per_actor=threads + 1,
-        max_concurrent_calls_per_actor=threads,
-        enable_true_multi_threading=threads > 1,
+        max_tasks_in_flight_per_actor=in_flight,
+        max_concurrent_calls_per_actor=inside,
+        enable_true_multi_threading=inside > 1,
     )
     asked: dict[str, Any] = {"compute": strategy, "num_cpus": actors.cpus, "num_gpus": actors.gpus or None}
     if actors.resources:
         asked["resources"] = dict(actors.resources)
     if actors.accelerator_type:
         asked["accelerator_type"] = actors.accelerator_type
+    if actors.labels:
+        asked["label_selector"] = dict(actors.labels)
     return asked

@@ -25,6 +25,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.described import prompts_as_descriptions
 from pipeline.plan import Plan, ShardPlan
 from pipeline.prompts import PromptTable, open_fs, read_rows
+from pipeline.quota import Quota
 from pipeline.redact import Redaction
 from pipeline.watching import Watching, of_shard
 
@@ -33,11 +34,17 @@ class ShardSource(Datasource):
     """Reads the given shards of a plan, one `ReadTask` each; use with ``override_num_blocks=len(shards)``."""
 
     def __init__(
-        self, plan: Plan, shards: Sequence[int], config: SynthesizeConfig, recipes: frozenset[str], watching: Watching
+        self,
+        plan: Plan,
+        shards: Sequence[int],
+        config: SynthesizeConfig,
+        recipes: frozenset[str],
+        watching: Watching,
+        quota: Quota | None = None,
     ) -> None:
         self._plan, self._shards, self._watching = plan, shards, watching
         # One copy in the object store: ten thousand tasks must not carry the table's footers ten thousand times.
-        self._reader = ray.put(RowReader(plan.table, plan.columns, config, recipes))
+        self._reader = ray.put((RowReader(plan.table, plan.columns, config, recipes), quota))
 
     def get_name(self) -> str:
         """The stage's name in Ray's dashboard."""
@@ -67,10 +74,13 @@ def redaction(config: SynthesizeConfig) -> Redaction:
 
 def _read_shard(reader: Any, shard: ShardPlan, watching: Watching) -> Iterable[pa.Table]:
     watching.begin("read")
-    found: RowReader = ray.get(reader)
+    found: tuple[RowReader, Quota | None] = ray.get(reader)
+    rows, quota = found
+    if quota is not None:
+        quota.admit(shard.index)
     began, started = time.time(), time.monotonic()
     with of_shard(shard.index), traces.span("read", rows=shard.rows):
-        blocks = list(found.blocks(shard))
+        blocks = list(rows.blocks(shard))
     if watching.trace is not None:
         blocks = [block.append_column(c.BEGAN, pa.array([began] * block.num_rows)) for block in blocks]
     seconds = time.monotonic() - started

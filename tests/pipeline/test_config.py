@@ -49,6 +49,7 @@ def test_expand_null_switches_the_stage_off() -> None:
         ("generate.diffusers={quantize_parts: [vae]}", "quantize_parts needs quantize"),
         ("generate.diffusers={placement: balanced}", "set generate.actors.gpus to 2 or more"),
         ("generate.diffusers={loras: [a], fuse_loras: true, quantize: torchao_int8}", "cannot be summed with loras"),
+        ("expand.actors.labels={place: 'in(a'}", "labels: place: in(a is no label; write NAME: VALUE, !VALUE, in(A,B)"),
         ("justaword", "section.key=value"),
         ("prompts.uri=[", "cannot be read"),
     ],
