@@ -28,6 +28,7 @@ from pipeline.board import Events
 from pipeline.busy import Busy, BusyBackend
 from pipeline.commit import ShardCommitter, ShardResult
 from pipeline.described import described
+from pipeline.draining import Draining, Inside
 from pipeline.exits import leave_process
 from pipeline.formats.base import ShardImages
 from pipeline.id_notes import id_note
@@ -62,12 +63,13 @@ class ExpandStage:
         started = time.monotonic()
         self._expander = build_expander(settings)
         self._busy = Busy("expand")
+        self._draining = Draining("expand")
         board.event("expand", "ready")
         logs.say("info", "language model loaded", seconds=time.monotonic() - started)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """A block with one row for each (prompt row, variant); rejected rows stay single."""
-        with of_shard(block[c.SHARD][0].as_py()):
+        with of_shard(block[c.SHARD][0].as_py()), self._draining.shard():
             return self._expand(block)
 
     def _expand(self, block: pa.Table) -> pa.Table:
@@ -152,18 +154,19 @@ class GenerateStage:
         self._committer = ShardCommitter(
             settings.store, settings.output_format, settings.fingerprint, settings.encryption
         )
+        self._draining = Draining("generate")
         board.event("generate", "ready")
         logs.say("info", "image model loaded", seconds=time.monotonic() - started)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One row of `pipeline.outcome.OUTCOME_SCHEMA` for the block's shard."""
-        with of_shard(block[c.SHARD][0].as_py()):
-            return self._generate(block)
+        with of_shard(block[c.SHARD][0].as_py()), self._draining.shard() as inside:
+            return self._generate(block, inside)
 
-    def _generate(self, block: pa.Table) -> pa.Table:
+    def _generate(self, block: pa.Table, inside: Inside) -> pa.Table:
         self._board.event("generate", "start")
         try:
-            made = self._make(block)
+            made = self._make(block, inside)
         except BrokenEngine as error:
             leave_process("generate", error)
         except OSError as error:
@@ -172,7 +175,7 @@ class GenerateStage:
         self._board.event("generate", "done")
         return made
 
-    def _make(self, block: pa.Table) -> pa.Table:
+    def _make(self, block: pa.Table, inside: Inside) -> pa.Table:
         settings, started = self._settings, time.monotonic()
         shard = block[c.SHARD][0].as_py()
         record = self._committer.adopt(shard)
@@ -185,6 +188,7 @@ class GenerateStage:
             block = refuse(block, errors)
         sheet = image_jobs(block, settings.run_seed, given, settings.candidates)
         with settings.store.scratch() as scratch, ImageSpool(scratch) as spool:
+            inside.counts(len(sheet.jobs), lambda: len(spool.images) + len(spool.errors))
             with traces.span("render", images=len(sheet.jobs)):
                 self._generator.render(sheet.jobs, spool)
             rendered = time.monotonic()

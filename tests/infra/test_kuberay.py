@@ -201,7 +201,10 @@ def test_12_gpus_are_on_spot_and_the_head_is_not(overlay: str) -> None:
         elif "nvidia.com/gpu" in pod.container["resources"]["requests"]:
             assert {each["operator"] for term in terms for each in term["matchExpressions"]} == {"In"}
             assert "nvidia.com/gpu" in {toleration["key"] for toleration in pod.spec["tolerations"]}
-            assert 60 <= pod.spec["terminationGracePeriodSeconds"] <= 120, "no longer than the clouds' notice"
+            grace = pod.spec["terminationGracePeriodSeconds"]
+            assert 60 <= grace <= 120, "no longer than the clouds' notice"
+            (drain,) = [e["value"] for c in pod.spec["containers"] for e in c.get("env", []) if "DRAIN" in e["name"]]
+            assert 0 < int(drain) <= grace - 10, "Ray's own drain ends before the pod is killed"
         elif overlay == "cpu":
             assert not terms
     assert overlay == "cpu" or any("nvidia.com/gpu" in pod.container["resources"]["requests"] for pod in pods(overlay))
