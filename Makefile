@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 # vLLM brings torch and transformers of its own choosing, so it never goes into .venv.
 VLLM := .venv-vllm
 
-.PHONY: demo test test-long test-vllm check fix bench bench-vllm sbom kuberay-nightly clean
+.PHONY: demo test test-long test-cluster test-vllm check fix bench bench-vllm sbom kuberay-nightly clean
 
 # The stamp is remade when what is installed changes; otherwise a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ test: check
 
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m campaign
+
+# Three raylets and an S3 server on this machine: a node is taken away, one is killed, one comes; 200 prompts in the long form.
+test-cluster: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/cluster -m "campaign or not campaign"
 
 $(VLLM)/.installed: pyproject.toml
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)

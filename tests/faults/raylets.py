@@ -36,7 +36,9 @@ class Raylets:
         head_cpus: those of the head; None = as the others.
         nodes: how many there are, the head among them.
         dashboard: whether the head serves the dashboard, and takes jobs over HTTP.
+        labels: those of the nodes beside the head, one text each as ``ray start --labels`` takes it.
         extra: variables that all processes have besides.
+        missed_after: seconds without a heartbeat after which a raylet is taken for dead.
         lost_after: seconds after which Ray's processes give up a GCS that does not answer (Ray's default is 60).
     """
 
@@ -44,7 +46,9 @@ class Raylets:
     head_cpus: int | None = None
     nodes: int = 3
     dashboard: bool = False
+    labels: tuple[str, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
+    missed_after: int = 10
     lost_after: int = 10
     address: str = ""
     http: str = ""
@@ -78,9 +82,9 @@ class Raylets:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._mark,
             "RAY_gcs_rpc_server_reconnect_timeout_s": str(self.lost_after),
-            # A dead raylet is missed by its heartbeats: five that are late by a second each.
+            # A dead raylet is missed by its heartbeats, one a second.
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_failure_threshold": "10",
+            "RAY_health_check_failure_threshold": str(self.missed_after),
             "RAY_prestart_worker_first_driver": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -96,13 +100,43 @@ class Raylets:
         while len(self.raylets()) < self.nodes:
             if time.monotonic() > deadline:
                 raise RuntimeError("a raylet does not start")
-            for node in [node for node in self._nodes[1:] if node.poll() is not None]:
-                _end_tree(node)
-                self._nodes.remove(node)
+            for number, node in enumerate(self._nodes):
+                if number and node.poll() is not None:
+                    _end_tree(node)
+                    self._nodes[number] = self._start_node(number)
             while len(self._nodes) < self.nodes:
-                self._nodes.append(self._start_node())
+                self._nodes.append(self._start_node(len(self._nodes)))
             time.sleep(0.5)
         return not head
+
+    def add(self, cpus: int | None = None) -> int:
+        """Starts one more node, and returns its number; the head is 0. Does not wait for it."""
+        self._nodes.append(self._start_node(len(self._nodes), cpus))
+        return len(self._nodes) - 1
+
+    def kill_node(self, number: int) -> None:
+        """SIGKILL to a node: its raylet and all that it started."""
+        _end_tree(self._nodes[number])
+
+    def take_away(self, number: int) -> None:
+        """SIGTERM to a node, as a spot machine gets it: Ray drains it first."""
+        self._nodes[number].terminate()
+
+    def gone(self, number: int) -> bool:
+        """Whether a node has ended."""
+        return self._nodes[number].poll() is not None
+
+    def workers_of(self, number: int, stage: str) -> list[int]:
+        """Those of `workers` that run on one node."""
+        with contextlib.suppress(psutil.Error):
+            below = {child.pid for child in psutil.Process(self._nodes[number].pid).children(recursive=True)}
+            return [pid for pid in self.workers(stage) if pid in below]
+        return []
+
+    def said(self, text: str) -> bool:
+        """Whether a line of any worker's log has the text in it."""
+        logs = Path(self._scratch).glob("**/session_*/logs/worker-*.err")
+        return any(text in path.read_text(errors="replace") for path in logs)
 
     def gcs(self) -> list[int]:
         """The GCS server."""
@@ -142,8 +176,12 @@ class Raylets:
         self._wait(lambda: _listens(port) and bool(self.raylets()), "the head does not start", head)
         return head
 
-    def _start_node(self) -> subprocess.Popen[bytes]:
-        return self._start(f"--address={self.address}", f"--num-cpus={self.cpus}")
+    def _start_node(self, number: int, cpus: int | None = None) -> subprocess.Popen[bytes]:
+        labels = self.labels[number - 1] if number <= len(self.labels) else ""
+        # As on a machine of its own: a node that is new unpacks a job's directory afresh, over those of the others.
+        place = f"--temp-dir={self._scratch}/{number}-{secrets.token_hex(2)}"
+        asked = [f"--num-cpus={cpus or self.cpus}", f"--labels={labels}", place]
+        return self._start(f"--address={self.address}", *asked)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
