@@ -18,7 +18,7 @@ from actors.features import FeatureExtractor, load_features
 from actors.model_uri import resolve_model
 from pipeline.config import Actors
 from pipeline.feature_table import FeatureRows, FeatureTable
-from pipeline.graph import pool
+from pipeline.graph import pool, whole_blocks
 from pipeline.image_table import ImageRow, ImageTable
 from pipeline.metrics.paired import ms_ssim
 from pipeline.pair import PairComparer, Pairing
@@ -190,8 +190,6 @@ def extract_missing(settings: ExtractSettings, actors: Actors, tell: Callable[[s
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    done = ray.data.from_blocks(blocks).map_batches(
-        ExtractStage, fn_constructor_args=(settings,), batch_size=None, batch_format="pyarrow", **pool(actors, 1)
-    )
+    done = whole_blocks(ray.data.from_blocks(blocks), ExtractStage, (settings,), pool(actors, 1))
     for row in done.iter_rows():
         tell(row["table"], row["rows"], row["skipped"])

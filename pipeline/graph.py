@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from actors.content_credentials import CredentialSettings
 from actors.engine_settings import OpenAISettings, VllmSettings
@@ -68,9 +68,10 @@ def outcomes(
         source, override_num_blocks=len(pending), num_cpus=0, concurrency=min(readers, len(pending))
     )
     if config.expand is not None:
-        dataset = dataset.map_batches(
+        dataset = whole_blocks(
+            dataset,
             ExpandStage,
-            fn_constructor_args=(
+            (
                 expander_settings(config, recipes, run.hashes),
                 config.expand.variants,
                 config.seed,
@@ -78,16 +79,13 @@ def outcomes(
                 config.expand.first_variant,
                 watching,
             ),
-            batch_size=None,
-            batch_format="pyarrow",
-            **pool(config.expand.actors, threads=1),
+            pool(config.expand.actors, threads=1),
         )
-    dataset = dataset.map_batches(
+    dataset = whole_blocks(
+        dataset,
         GenerateStage,
-        fn_constructor_args=(generate_settings(config, run, store), board, watching),
-        batch_size=None,
-        batch_format="pyarrow",
-        **pool(config.generate.actors, threads=2),
+        (generate_settings(config, run, store), board, watching),
+        pool(config.generate.actors, threads=2),
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         table: pa.Table = batch
@@ -210,6 +208,24 @@ def signer_settings(config: SynthesizeConfig) -> CredentialSettings | None:
     if own is None:
         return None
     return CredentialSettings(own.certificate, own.key, own.algorithm, own.timestamp_url, __version__)
+
+
+def whole_blocks(dataset: Dataset, stage: type, arguments: tuple[Any, ...], asked: dict[str, Any]) -> Dataset:
+    """``map_batches`` that gives a stage its blocks as they are, one a call.
+
+    Ray's own method refuses to do so on GPUs, lest a batch be too large for one: it cannot know that these actors cut
+    their micro-batches themselves. Ray's ``map_groups`` has the same need, and this is the way it goes.
+
+    Args:
+        stage: a class whose instances take and return a table.
+        arguments: of its constructor.
+        asked: from `pool`.
+    """
+    how = {"fn_constructor_args": arguments, "batch_size": None, "batch_format": "pyarrow", **asked}
+    # Before Ray 2.60 it had another name.
+    unchecked = getattr(dataset, "map_batches_internal", None) or dataset._map_batches_without_batch_size_validation
+    made: Dataset = unchecked(stage, **how)
+    return made
 
 
 def pool(actors: Actors, threads: int) -> dict[str, Any]:
