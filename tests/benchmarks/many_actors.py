@@ -70,7 +70,7 @@ def workers(bench: Bench) -> Contest:
 class SimulatedStage:
     """Stands in the graph for `pipeline.stages.GenerateStage`; loads no model library, so that hundreds fit."""
 
-    def __init__(self, told: tuple[Store, str], board: Any) -> None:
+    def __init__(self, told: tuple[Store, str], *_: Any) -> None:
         self._committer = ShardCommitter(told[0], "parquet", told[1])
 
     def __call__(self, block: pa.Table) -> pa.Table:
