@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -216,6 +218,8 @@ PROGRAM = Path(__file__).parents[2] / "infra" / "object-store" / "swift_s3.py"
 
 
 def start_program(*arguments: str) -> tuple[subprocess.Popen, dict[str, str]]:
+    # A shell's background jobs ignore Ctrl-C, and so would what the suite starts from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, PROGRAM, "--port", "0", *arguments], stdout=subprocess.PIPE, text=True)
     environ = {}
     for line in process.stdout:
@@ -225,6 +229,17 @@ def start_program(*arguments: str) -> tuple[subprocess.Popen, dict[str, str]]:
         if line.startswith("Ctrl-C"):
             break
     return process, environ
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[None]:
+    """Ends the program where the test fails: leaving a `Popen` waits for it, however long it lives."""
+    with process:
+        try:
+            yield
+        except BaseException:
+            process.kill()
+            raise
 
 
 def connect(environ: dict[str, str]) -> s3fs.S3FileSystem:
@@ -238,7 +253,7 @@ def connect(environ: dict[str, str]) -> s3fs.S3FileSystem:
 def test_the_program_keeps_a_directory_from_one_start_to_the_next(tmp_path):
     for round_ in range(2):
         process, environ = start_program("--dir", str(tmp_path), "--bucket", "kept")
-        with process:
+        with ended(process):
             fs = connect(environ)
             if round_ == 0:
                 fs.pipe_file("kept/x", bytes(2 * PART), chunksize=PART, Metadata={"a": "b"})
@@ -261,7 +276,7 @@ def listens(endpoint: str) -> bool:
 def test_the_program_leaves_nothing_behind(tmp_path, monkeypatch, how):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     process, environ = start_program("--bucket", "gone")
-    with process:
+    with ended(process):
         connect(environ).pipe_file("gone/x", b"x")
         process.send_signal(how)
         assert process.wait(30) == {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[how]
