@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.driver_actor import beside_driver
 
 
 @dataclass
@@ -44,9 +45,7 @@ class Board:
     """A handle to the board that stages and driver share. Telling it something never blocks and never fails a stage."""
 
     def __init__(self) -> None:
-        # Beside the driver: on a worker it would be lost with the node, and keep a node that is to go from ending.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._actor: Any = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_BoardActor).remote()
+        self._actor: Any = beside_driver(_BoardActor, max_restarts=-1)
 
     def event(self, stage: str, kind: str) -> None:
         """``kind``: loading, ready, start or done."""

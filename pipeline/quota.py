@@ -12,7 +12,8 @@ import contextlib
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.driver_actor import beside_driver
 
 
 class _QuotaActor:
@@ -50,8 +51,7 @@ class Quota:
     """
 
     def __init__(self, most: int) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_QuotaActor).remote(most)
+        self._actor: Any = beside_driver(_QuotaActor, most)
 
     def admit(self, shard: int) -> None:
         """Waits until the shard may be read."""
