@@ -12,13 +12,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from actors.errors import JobError, UserError
 from pipeline import traces
+from pipeline.followed_file import FollowedFile
 from pipeline.formats import FORMATS
 from pipeline.formats.base import ShardImages
 from pipeline.formats.parquet import ParquetFormat, write_parquet
@@ -86,14 +86,14 @@ class ShardCommitter:
                 parts.append(_object(part.name, part.data))
             header["parts"] = parts
             path = scratch / "data"
-            with traces.span("encode", images=result.rows.num_rows):
+            with (
+                traces.span("encode", images=result.rows.num_rows),
+                FollowedFile(path, sync=self._store.local) as written,
+            ):
                 self._format.build(path, result.rows, result.images, header, parts)
-            size = path.stat().st_size
-            with traces.span("put", bytes=size), concurrent.futures.ThreadPoolExecutor(1) as beside:
-                # The disk is synced, or the network waited for, while the digest is computed.
-                digest = beside.submit(_file_digest, path)
+            entry = {"name": data_name, "size": written.size, "sha256": written.sha256}
+            with traces.span("put", bytes=written.size):
                 created = self._store.create(data_name, path)
-                entry = {"name": data_name, "size": size, "sha256": digest.result()}
         if not created:
             header, entry, ours = self._adopt(result.shard, data_name, entry)
         with traces.span("record"):
@@ -231,11 +231,6 @@ def read_records(store: Store, shards: Sequence[int]) -> list[dict[str, Any]]:
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         return [record for record in pool.map(one, shards) if record is not None]
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _object(name: str, data: bytes) -> dict[str, Any]:

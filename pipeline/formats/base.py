@@ -49,7 +49,7 @@ class ShardFormat(ABC):
     def build(
         self, target: Path, rows: pa.Table, images: ShardImages, header: dict[str, Any], parts: Sequence[dict[str, Any]]
     ) -> None:
-        """Writes the data object's file; the same arguments give the same bytes."""
+        """Writes the data object's file, by appending alone; the same arguments give the same bytes."""
 
     @abstractmethod
     def read_header(self, store: Store, name: str) -> dict[str, Any] | None:
