@@ -51,6 +51,7 @@ class Tracer:
     def __init__(self, fingerprint: str, otlp: str | None, directory: str | None, run: str, actor: str) -> None:
         about = {"service.name": "promptmill", "service.instance.id": actor, "promptmill.run": run}
         self._fingerprint, self._ids = fingerprint, _Ids()
+        self._left = threading.Event()
         self._provider = TracerProvider(resource=Resource.create(about), id_generator=self._ids)
         if directory is not None:
             Path(directory).mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,7 @@ class Tracer:
             url = otlp if urlsplit(otlp).path.strip("/") else f"{otlp.rstrip('/')}/v1/traces"
             exporter = OTLPSpanExporter(endpoint=url, timeout=_PATIENCE_MS / 1000)
             self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+            threading.Thread(target=self._send, name="send spans", daemon=True).start()
         self._tracer = self._provider.get_tracer("promptmill")
 
     @contextlib.contextmanager
@@ -74,6 +76,7 @@ class Tracer:
             yield
         finally:
             context.detach(token)
+            self._left.set()
 
     @contextlib.contextmanager
     def span(self, name: str, counts: Counts) -> Iterator[None]:
@@ -102,6 +105,13 @@ class Tracer:
             self._ids.known.root = None
         root.end()
         self._provider.force_flush(_PATIENCE_MS)
+
+    def _send(self) -> None:
+        # A pool that has described its last shard is ended at once, long before the batch's own delay is over.
+        while True:
+            self._left.wait()
+            self._left.clear()
+            self._provider.force_flush(_PATIENCE_MS)
 
     def _root(self, shard: int) -> SpanContext:
         digest = hashlib.sha256(f"{self._fingerprint}/{shard}".encode()).digest()

@@ -25,7 +25,7 @@ from pipeline.storage import Store
 from pipeline.summary import Totals, add_up
 from pipeline.watching import run_name
 from tests.faults.proxy import FaultProxy, Request
-from tests.jobs.watched import Collector, Scraper
+from tests.jobs.watched import Collector, Scraper, wait
 
 FORGED = 'a green tree\x1b[31m\n{"level": "error", "event": "forged"} \u202e password=hunter2canary'
 PROMPTS = ["a red heart", "一只猫在沙滩上玩耍", "", FORGED, "a blue cat"]
@@ -110,7 +110,10 @@ def watched(
         store = Store("s3://watched/out", options)
         run = run_name(read_run(store)["fingerprint"])
         wanted = {name for one in instruments.ALL for name in one.series}
-        metrics.wait(lambda: wanted <= metrics.names(run=run))
+        wait(lambda: wanted <= metrics.names(run=run))
+        # A name may be there before its last value is: each process tells on its own.
+        wait(lambda: all(metrics.total(f"ray_promptmill_{name}", run=run) >= last for name, last in LAST.items()))
+        wait(lambda: sum(span.name in WAY for span in collector.spans) >= len(WAY) * 3)
         yield Watched(
             run=run,
             totals=add_up(read_records(store, sorted(committed_shards(store)))),
@@ -124,6 +127,16 @@ def watched(
 
 
 # --- metrics ---
+
+LAST = {
+    "rows_total": 5,
+    "images_total": 4,
+    "descriptions_total": 4,
+    "shards_committed": 3,
+    "commit_seconds_count": 3,
+    "stage_seconds_count": 12,
+}
+"""Of some that each process tells last, the values at the end."""
 
 
 def test_every_instrument_is_exported_under_the_runs_name(watched: Watched) -> None:

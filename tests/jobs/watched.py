@@ -16,6 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+def wait(enough: Callable[[], bool], timeout: float = 60.0) -> None:
+    """Waits until ``enough``: processes tell what they know a little late. What is then missing the assertion says."""
+    until = time.monotonic() + timeout
+    while not enough() and time.monotonic() < until:
+        time.sleep(0.2)
+
+
 class Scraper:
     """Reads a node's metrics again and again, as Prometheus does; use as a context manager.
 
@@ -35,12 +42,6 @@ class Scraper:
     def total(self, name: str, **labels: str) -> float:
         """The sum of the series that have these labels, over the processes that tell them."""
         return sum(value for (found, has), value in self.last.items() if found == name and labels.items() <= has)
-
-    def wait(self, enough: Callable[[], bool], timeout: float = 60.0) -> None:
-        """Waits until ``enough``; what is then missing the caller's assertion says."""
-        until = time.monotonic() + timeout
-        while not enough() and time.monotonic() < until:
-            time.sleep(0.2)
 
     def __enter__(self) -> Scraper:
         self._thread.start()
