@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(run_seed: int, *names: str | int) -> int:
@@ -18,4 +20,6 @@ def derive_seed(run_seed: int, *names: str | int) -> int:
 
 def image_generator(seed: int) -> torch.Generator:
     """A CPU generator of one image: noise is drawn on the CPU so that it is the same on every device."""
+    import torch  # Here, because what only derives seeds starts faster without it.
+
     return torch.Generator(device="cpu").manual_seed(seed)

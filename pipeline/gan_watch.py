@@ -14,7 +14,6 @@ from actors.image_text import ImageText
 from actors.training_loop import Values
 from pipeline.captioned import CaptionedTable
 from pipeline.gan_config import Watch
-from pipeline.mend_measures import mending
 from pipeline.metrics.distribution import frechet_distance
 from pipeline.metrics.moments import Moments
 from pipeline.metrics.variety import mean_distance
@@ -63,6 +62,9 @@ class GanWatch:
             return {}
         task = model.generator.config.task
         if task != "words":
+            # Here: most runs never need it, and torchmetrics and OpenCV take every worker half a second to import.
+            from pipeline.mend_measures import mending
+
             found = mending(task, *self._mended(model))
             return {**found, "score": found["psnr"]}
         self._see(model)

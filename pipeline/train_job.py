@@ -37,7 +37,8 @@ from pipeline.arrow_place import arrow_filesystem
 from pipeline.captioned import CaptionedTable, open_captioned
 from pipeline.checkpoint_store import CheckpointStore
 from pipeline.sample_order import SampleOrder
-from pipeline.sample_stream import SampleReader, stream
+from pipeline.sample_reader import SampleReader, fixed_length
+from pipeline.sample_stream import stream
 from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
@@ -46,6 +47,9 @@ from pipeline.train_profile import profiled
 from pipeline.train_settings import TrainingConfig
 
 _EXPERIMENT = "checkpoints"
+# Ray Train's controller takes a checkpoint's report, and sees that workers are done, when it looks; by default every
+# 2 s, for which a worker that has saved twice waits.
+_CONTROLLER_LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 
 
 @dataclass
@@ -74,7 +78,7 @@ class TrainingTask:
         weights = tuple(fragment.weights for fragment in fragments)
         order = SampleOrder(rows, weights, phase.batch, data.lanes, data.window, seed)
         tokenizer, resolution, max_tokens = self.sizes()
-        return SampleReader(self.table, order, tokenizer, resolution, max_tokens, self.config.seed)
+        return SampleReader(self.table, order, fixed_length(tokenizer, max_tokens), resolution, self.config.seed)
 
     def sizes(self) -> tuple[PreTrainedTokenizerFast, int, int]:
         """Tokenizer, side of the pictures in pixels, tokens of a caption at most."""
@@ -115,6 +119,7 @@ def run_training(task: TrainingTask, *, quiet: bool) -> None:
     # Ray Train keeps a snapshot of its own beside the checkpoints and would trust it more than our manifests.
     store.remove(f"{_EXPERIMENT}/checkpoint_manager_snapshot.json")
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ.setdefault(*_CONTROLLER_LOOKS)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"task": task, "directory": str(Path.cwd())},

@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.seeds import derive_seed
 from actors.training_batch import unit_images
 from pipeline.captioned import CaptionedRow, CaptionedTable
-from pipeline.sample_stream import caption_hash, draw_caption, pixels
+from pipeline.sample_reader import caption_hash, draw_caption, pixels
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ def call(directory: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory) -> dict[str, float]:
-    """Shares of digits read as asked, after 700 of the example's 2,000 steps."""
+    """Shares of digits read as asked, after 300 of the example's 2,000 steps."""
     directory = tmp_path_factory.mktemp("digits")
     call(directory, str(EXAMPLE / "prepare.py"), "out/digits.parquet")
-    call(directory, "-m", "jobs", "train-encoder", str(EXAMPLE / "encoder.yaml"), "schedule.steps=200", "--quiet")
-    told = ["adversarial.steps=700", "cadence.watch=700", "cadence.checkpoint=700"]
+    # One thread each: other tests have the other core.
+    told = ["schedule.steps=200", "workers.cpus=1"]
+    call(directory, "-m", "jobs", "train-encoder", str(EXAMPLE / "encoder.yaml"), *told, "--quiet")
+    told = ["workers.cpus=1", "adversarial.steps=300", "cadence.watch=300", "cadence.checkpoint=300"]
     call(directory, "-m", "jobs", "train-gan", str(EXAMPLE / "gan.yaml"), *told, "--quiet")
     said = call(directory, str(EXAMPLE / "judge.py"), "out/digits-gan/model")
     return {line.split(":")[0]: float(line.split(":")[1].strip(" %")) / 100 for line in said.splitlines()}
@@ -35,7 +37,7 @@ def read(tmp_path_factory) -> dict[str, float]:
 
 def test_the_game_alone_learns_to_draw_the_digit_that_the_words_name(read):
     assert read["classifier"] > 0.95, "the judge can read"
-    assert read["en"] >= 0.85
+    assert read["en"] >= 0.95
 
 
 def test_chinese_is_drawn_as_well_as_english(read):

@@ -245,21 +245,25 @@ def test_relative_paths_are_the_users(table, encoder, tmp_path):
     assert list((tmp_path / "out/gan").glob("checkpoints/adversarial-*/manifest.json"))
 
 
-def test_two_workers_do_what_one_does(table, encoder, local_ray, tmp_path):
-    # Without the moments of Adam, whose first steps turn a rounding into a sign, 20 steps stay within rounding.
-    told = ["autoencoder.rate=1e-4", "regression.rate=1e-4", "adversarial.steps=20", "cadence.watch=1000"]
-    one = run(table, encoder, tmp_path / "one", *told)
-    two = run(table, encoder, tmp_path / "two", *told, "workers.count=2", "workers.cpus=0.5")
+# Without the moments of Adam, whose first steps turn a rounding into a sign, 20 steps stay within rounding.
+GENTLE = ["autoencoder.rate=1e-4", "regression.rate=1e-4", "adversarial.steps=20", "cadence.watch=1000"]
+
+
+@pytest.fixture(scope="module")
+def one(table, encoder, local_ray, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights that one worker comes to with whole batches."""
+    return run(table, encoder, tmp_path_factory.mktemp("one"), *GENTLE)
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [["workers.count=2", "workers.cpus=0.5"], ["compute.accumulate=4"]],
+    ids=["two workers", "micro-batches"],
+)
+def test_two_workers_and_micro_batches_do_what_one_worker_does(one, table, encoder, local_ray, tmp_path, otherwise):
+    two = run(table, encoder, tmp_path, *GENTLE, *otherwise)
     parts = ("generator/", "critic/", "average/", "coder/", "text/")
     apart = {name: (one[name] - two[name]).abs().max().item() for name in one if name.startswith(parts)}
-    assert max(apart.values()) < 1e-5, max(apart, key=apart.__getitem__)
-
-
-def test_micro_batches_do_what_one_batch_does(table, encoder, local_ray, tmp_path):
-    told = ["autoencoder.rate=1e-4", "regression.rate=1e-4", "adversarial.steps=8", "cadence.watch=1000"]
-    one = run(table, encoder, tmp_path / "one", *told)
-    two = run(table, encoder, tmp_path / "two", *told, "compute.accumulate=4")
-    apart = {name: (one[name] - two[name]).abs().max().item() for name in one if name.startswith("generator/")}
     assert max(apart.values()) < 1e-5, max(apart, key=apart.__getitem__)
 
 
