@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,15 +19,19 @@ from actors.networks import Task
 from actors.seeds import image_generator
 from actors.training_batch import unit_images
 
-_CALL = 8
+T = TypeVar("T")
+_CALL = 16
+"""Rows of every call of a network."""
+_STRIDE = 16
+"""Words are padded to a multiple of so many tokens, which their own number alone decides."""
 
 
 class GanBackend:
     """Renders 64x64 (or whatever the model was trained for); there is no other size, and no negative prompt.
 
     Matrix products and convolutions choose their kernels by the number of rows, so the last bits of a picture would
-    depend on the size of its batch (seen: 1e-6, enough to flip a pixel's level). Hence the words go through the text
-    encoder and G's linear layers one by one, and the convolutions always in calls of one size, the last padded.
+    depend on the size of its batch (seen: 1e-6, enough to flip a pixel's level). Hence every network is called with
+    one number of rows, the last call filled up, and words go with words of about their own length.
     """
 
     def __init__(self, model_dir: Path, device: torch.device) -> None:
@@ -53,21 +58,31 @@ class GanBackend:
         if not jobs:
             return []
         generator = self._model.generator
-        latents, texts = [], dict[str, Tensor]()
-        for job in jobs:
-            if job.text not in texts:  # the images and candidates of one description share its words
-                texts[job.text] = self._model.embed([job.text])
-            text = texts[job.text]
-            noise = torch.randn(1, generator.config.noise_dim, generator=image_generator(job.seed)).to(self._device)
-            latents.append(generator.latent(noise, text))
-        filler = -len(latents) % _CALL
-        stacked = torch.cat([*latents, *latents[-1:] * filler]).split(_CALL)
-        given: Sequence[Tensor | None] = [None] * len(stacked)
-        if self._task != "words":
-            damaged = [self._given(job) for job in jobs]
-            given = torch.cat([*damaged, *damaged[-1:] * filler]).to(self._device).split(_CALL)
-        pictures = [generator.decode(part, one) for part, one in zip(stacked, given, strict=True)]
+        words = self._embed(list(dict.fromkeys(job.text for job in jobs)))
+        noise = [torch.randn(generator.config.noise_dim, generator=image_generator(job.seed)) for job in jobs]
+        given = [self._given(job) for job in jobs] if self._task != "words" else []
+        pictures = []
+        for start in range(0, len(jobs), _CALL):
+            part = slice(start, start + _CALL)
+            text = torch.stack(_filled([words[job.text] for job in jobs[part]]))
+            latents = generator.latent(torch.stack(_filled(noise[part])).to(self._device), text)
+            damaged = torch.cat(_filled(given[part])).to(self._device) if given else None
+            pictures.append(generator.decode(latents, damaged))
         return to_pixels(torch.cat(pictures)[: len(jobs)])
+
+    def _embed(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """The condition vector of each text."""
+        model, found = self._model, dict[str, Tensor]()
+        alike: dict[int, list[tuple[str, list[int]]]] = {}
+        for text, tokens in zip(texts, model.tokens(texts), strict=True):
+            length = min(-(-len(tokens) // _STRIDE) * _STRIDE, model.max_tokens)
+            alike.setdefault(length, []).append((text, tokens))
+        for length, group in alike.items():
+            for start in range(0, len(group), _CALL):
+                part = group[start : start + _CALL]
+                vectors = model.embed_tokens(_filled([tokens for _, tokens in part]), length)
+                found |= {text: vector for (text, _), vector in zip(part, vectors, strict=False)}
+        return found
 
     def _given(self, job: ImageJob) -> Tensor:
         """What G is given of a job, (1, 4, r, r); raises `RowError` where the job does not have it."""
@@ -86,3 +101,8 @@ class GanBackend:
         except ValueError as error:
             raise RowError("bad_picture", str(error)) from error
         return with_holes(picture, (hole > 0).float(), keep=self._task == "restoration")
+
+
+def _filled(rows: Sequence[T]) -> list[T]:
+    """The rows of one call; the last one again and again where they are too few."""
+    return [*rows, *[rows[-1]] * (_CALL - len(rows))]

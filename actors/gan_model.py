@@ -40,19 +40,31 @@ class GanModel:
     text_encoder: CLIPTextModel
     tokenizer: PreTrainedTokenizerFast
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Condition vectors of some texts, (n, text_dim) float32; words beyond the tower's tokens are cut off."""
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the text encoder reads at most."""
+        most: int = self.text_encoder.config.max_position_embeddings
+        return most
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """What the text encoder reads of each text: words beyond ``max_tokens`` are cut off."""
         # A prompt is a stranger's text: "</s>" in it is four characters, not the end of the words.
-        encoded = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.text_encoder.config.max_position_embeddings,
-            split_special_tokens=True,
-            return_tensors="pt",
-        ).to(self.text_encoder.device)
-        pooled: Tensor = self.text_encoder(**encoded).pooler_output
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens, split_special_tokens=True)
+        rows: list[list[int]] = encoded["input_ids"]
+        return rows
+
+    def embed_tokens(self, rows: Sequence[Sequence[int]], length: int) -> Tensor:
+        """Condition vectors (n, text_dim) float32 of the tokens of some texts, each padded to ``length``."""
+        padding = self.tokenizer.pad_token_id
+        ids = torch.tensor([[*row, *[padding] * (length - len(row))] for row in rows], device=self.text_encoder.device)
+        # No mask: the tower is causal and is read at the end token, so what stands after it changes nothing.
+        pooled: Tensor = self.text_encoder(input_ids=ids).pooler_output
         return pooled
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Condition vectors of some texts, (n, text_dim) float32."""
+        rows = self.tokens(texts)
+        return self.embed_tokens(rows, max(len(row) for row in rows))
 
     def save(self, directory: Path, training: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
         """Writes the directory; ``training`` goes into config.json as it is. float16 halves the file."""

@@ -104,8 +104,8 @@ def test_picture_is_the_same_alone_and_in_any_batch(backend: GanBackend, count: 
 def test_images_of_one_description_have_its_words_read_once(
     backend: GanBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, embed = [], backend._model.embed
-    monkeypatch.setattr(backend._model, "embed", lambda texts: read.extend(texts) or embed(texts))
+    read, tokens = [], backend._model.tokens
+    monkeypatch.setattr(backend._model, "tokens", lambda texts: read.extend(texts) or tokens(texts))
     backend.render([ImageJob(str(seed), f"a cat {seed // 4}", None, seed, None, None) for seed in range(8)])
     assert read == ["a cat 0", "a cat 1"]
 
