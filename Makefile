@@ -22,11 +22,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/promptmill synthesize examples/demo.yaml
 
-# Test files run side by side: starting Ray waits more than it computes. Each worker wants about 4 GiB.
+# Test files run side by side, in the order of tests/conftest.py: starting Ray waits more than it computes. Each worker
+# wants about 4 GiB.
 JOBS ?= 2
 
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m campaign
