@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported where it is used: drivers, which run no model, know this module through the actors' classes.
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_status_alloc_failed")
 _LOST = (
@@ -25,6 +29,8 @@ def use_resources(cpus: float, gpus: float) -> torch.device:
         cpus: CPUs that Ray reserved for the actor; half a one or more counts as a thread, and there is always one.
         gpus: GPUs that Ray reserved; 0 means the CPU even where the machine has a GPU.
     """
+    import torch
+
     threads = max(1, math.floor(cpus + 0.5))
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -35,6 +41,8 @@ def use_resources(cpus: float, gpus: float) -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device, or the machine, had no memory left: torch has a type for it on a GPU, a message on a CPU."""
+    import torch
+
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
@@ -47,4 +55,6 @@ def is_device_lost(error: Exception) -> bool:
     """
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
+    import torch
+
     return isinstance(error, torch.AcceleratorError) or any(sign in str(error).lower() for sign in _LOST)

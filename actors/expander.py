@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from actors.checks import MAX_PROMPT_CHARS, clean, judge, speaks
-from actors.contracts import Description, Engine, Generation, Request, Sampling, TextJob
+from actors.contracts import Description, Engine, Generation, Request, Sampling, TextJob, Turn
 from actors.device import use_resources
 from actors.engine_settings import OpenAISettings, VllmSettings
 from actors.errors import BrokenEngine, PromptmillError
 from actors.model_uri import resolve_model
+from actors.own_thread import OwnThread
 from actors.recipes import Recipe, parse_recipe
 
 
@@ -56,8 +57,21 @@ def build_expander(settings: ExpanderSettings) -> Expander:
         return Expander(own, recipes, sys.maxsize, settings.max_new_tokens)
     from actors.engine_transformers import TransformersEngine
 
-    engine = TransformersEngine(model, device, dtype=settings.dtype, batch_rows=settings.batch_rows)
-    return Expander(engine, recipes, engine.call_rows, settings.max_new_tokens)
+    thread = OwnThread()
+    engine = thread(TransformersEngine, model, device, dtype=settings.dtype, batch_rows=settings.batch_rows)
+    return Expander(_Inside(thread, engine), recipes, engine.call_rows, settings.max_new_tokens)
+
+
+class _Inside:
+    """An engine that answers in the thread that it was loaded in."""
+
+    def __init__(self, thread: OwnThread, engine: Engine) -> None:
+        self._thread, self._engine = thread, engine
+
+    def generate(
+        self, context: Sequence[Turn], requests: Sequence[Request], *, max_new_tokens: int, sampling: Sampling
+    ) -> list[Generation]:
+        return self._thread(self._engine.generate, context, requests, max_new_tokens=max_new_tokens, sampling=sampling)
 
 
 class Expander:

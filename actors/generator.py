@@ -18,8 +18,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-import torch
-
 from actors.contracts import Backend, EncodedImage, ImageJob, ImageSink, Pixels
 from actors.device import is_device_lost, is_out_of_memory
 from actors.errors import BrokenEngine, PromptmillError, RowError
@@ -208,6 +206,8 @@ def _row_error(error: Exception) -> RowError:
 
 
 def _free_memory() -> None:
+    import torch  # Here, for drivers know this module and run no model.
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

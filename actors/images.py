@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
 
 from actors.content_credentials import ImageSigner
 from actors.contracts import EncodedImage, Pixels
 from actors.errors import RowError
 from actors.marks import mark, produce_id
+
+if TYPE_CHECKING:
+    import torch
 
 Encoding = Literal["png", "jpeg", "webp"]
 
@@ -49,11 +51,11 @@ def to_pixels(batch: torch.Tensor) -> list[Pixels]:
     """
     if batch.ndim != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
         raise ValueError(f"expected a float tensor (images, 3, height, width), got {batch.dtype} {tuple(batch.shape)}")
-    finite = torch.isfinite(batch).flatten(1).all(dim=1).tolist()
+    finite = batch.isfinite().flatten(1).all(dim=1).tolist()
     # float32 first: bfloat16 has 8 bits of precision, so scaling in it would already round to the wrong level. NaN is
     # cleared because its cast to an integer is undefined; those images are dropped below.
     scaled = batch.detach().float().nan_to_num(nan=0.0).mul(127.5).add(127.5).clamp(0.0, 255.0).round()
-    images = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    images = scaled.byte().permute(0, 2, 3, 1).cpu().numpy()
     if all(finite):
         return [np.array(image, order="C") for image in images]
     raise SomeRowsError(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from actors.decode import decode_image, square
 from actors.errors import UserError
-from actors.features import load_features
 from actors.model_uri import resolve_model
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Scorer:
 
     def __init__(self, settings: ScorerSettings, device: torch.device, batch_rows: int = 64) -> None:
         """Loads the model. Raises `UserError` where it cannot be loaded or reads no words."""
+        from actors.features import load_features  # Here: torch is not for drivers, which know the settings.
+
         self.settings, self._batch_rows = settings, batch_rows
         # Two shards may be inside one actor at once, and a fast tokenizer cannot be borrowed by two threads.
         self._lock = threading.Lock()
@@ -69,6 +72,8 @@ class Scorer:
             return self._score(read, images, texts)
 
     def _score(self, read: Callable[[int], bytes], images: Sequence[int], texts: Sequence[str]) -> Scores:
+        import torch
+
         features, words = [np.zeros((0, 0), np.float32)], [np.zeros((0, 0), np.float32)]
         for start in range(0, len(images), self._batch_rows):
             stop = start + self._batch_rows

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from actors.contracts import Backend, ImageJob, Pixels
+from actors.own_thread import OwnThread
 from pipeline import instruments
 
 _EVERY = 5.0
@@ -54,10 +55,10 @@ class Busy:
 
 
 class BusyBackend:
-    """A backend whose rendering is counted (`actors.contracts.Backend`)."""
+    """A backend that renders in its own thread, and whose rendering is counted (`actors.contracts.Backend`)."""
 
-    def __init__(self, backend: Backend, busy: Busy) -> None:
-        self._backend, self._busy = backend, busy
+    def __init__(self, backend: Backend, busy: Busy, thread: OwnThread) -> None:
+        self._backend, self._busy, self._thread = backend, busy, thread
 
     def check(self, job: ImageJob) -> None:
         """See the protocol."""
@@ -66,4 +67,4 @@ class BusyBackend:
     def render(self, jobs: Sequence[ImageJob]) -> list[Pixels]:
         """See the protocol."""
         with self._busy.working():
-            return self._backend.render(jobs)
+            return self._thread(self._backend.render, jobs)

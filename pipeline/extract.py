@@ -16,6 +16,7 @@ from actors.decode import MAX_PIXELS, decode_image, square
 from actors.device import use_resources
 from actors.features import FeatureExtractor, load_features
 from actors.model_uri import resolve_model
+from actors.own_thread import OwnThread
 from pipeline.config import Actors
 from pipeline.feature_table import FeatureRows, FeatureTable
 from pipeline.graph import pool, whole_blocks
@@ -59,11 +60,15 @@ class ExtractStage:
         self._settings = settings
         device = use_resources(settings.cpus, settings.gpus)
         model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe)
-        self._model = load_features(model, device)
+        self._thread = OwnThread()
+        self._model = self._thread(load_features, model, device)
         self._comparer = PairComparer(settings.pairs) if settings.pairs is not None else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Rows of (table, part) -> (table, rows, skipped)."""
+        return self._thread(self._told, block)
+
+    def _told(self, block: pa.Table) -> pa.Table:
         told = []
         for task in block.to_pylist():
             rows, skipped = self._write(task["table"], task["part"])

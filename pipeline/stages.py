@@ -18,6 +18,7 @@ from actors.errors import BrokenEngine, JobError
 from actors.expander import ExpanderSettings, build_expander
 from actors.generator import Generator
 from actors.images import ImageEncoder
+from actors.own_thread import OwnThread
 from actors.render_settings import RenderSettings, build_backend
 from actors.scorer import Scorer, ScorerSettings
 from actors.seeds import derive_seed
@@ -143,14 +144,16 @@ class GenerateStage:
         started = time.monotonic()
         signer = ImageSigner(settings.signer) if settings.signer else None
         encoder = ImageEncoder(settings.encoding, settings.quality, signer=signer)
+        self._thread = OwnThread()
+        backend = self._thread(build_backend, settings.render)
         self._generator = Generator(
-            BusyBackend(build_backend(settings.render), Busy("generate")),
+            BusyBackend(backend, Busy("generate"), self._thread),
             encoder,
             settings.batch_rows,
             max(1, round(settings.render.cpus)),
         )
         device = use_resources(settings.render.cpus, settings.render.gpus)
-        self._scorer = Scorer(settings.select, device) if settings.select else None
+        self._scorer = self._thread(Scorer, settings.select, device) if settings.select else None
         self._committer = ShardCommitter(
             settings.store, settings.output_format, settings.fingerprint, settings.encryption
         )
@@ -196,7 +199,7 @@ class GenerateStage:
             if self._scorer is None:
                 block, kept = split_failures(block, sheet, spool.errors)
             else:
-                chosen = select(self._scorer, block, sheet, spool.errors, spool.read)
+                chosen = self._thread(select, self._scorer, block, sheet, spool.errors, spool.read)
                 block, kept, similarity = chosen.block, chosen.kept, chosen.similarity
             rows = output_rows(block, sheet, kept, spool.images, settings.carried, similarity)
             rejects = reject_rows(block, settings.read)

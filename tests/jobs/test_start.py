@@ -22,3 +22,11 @@ def test_help_loads_neither_torch_nor_ray(words: list[str]) -> None:
     )
     assert "synthesize" in done.stdout
     assert done.stderr.splitlines()[-1].split()[1:] == []
+
+
+@pytest.mark.parametrize("module", ["pipeline.synthesize", "pipeline.verify", "pipeline.sample_reader"])
+def test_what_runs_no_model_loads_no_torch(module: str) -> None:
+    """The driver of a run, and the actors that read training samples: seconds and memory of each process."""
+    program = f"import sys, {module}; print(*sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
