@@ -165,7 +165,7 @@ def _one(shards: int) -> None:
 
     with tempfile.TemporaryDirectory() as directory, _ActorMemory() as actor, TreeClock(period=1.0) as tree:
         overrides = _overrides(Path(directory), shards)
-        with TreeClock(period=1.0, alone=True) as driver:
+        with TreeClock(period=0.05, alone=True) as driver:
             synthesize(load_config(SynthesizeConfig, None, overrides), quiet=True)
         times = sorted(p.stat().st_mtime for p in Path(directory).glob("out/_run/shards/*.json"))
     result = {
