@@ -19,9 +19,11 @@ import ray
 from actors.backend_gan import GanBackend
 from actors.contracts import ImageJob, TextJob
 from actors.device import use_resources
-from actors.expander import build_expander
+from actors.engine_transformers import TransformersEngine
+from actors.expander import Expander
 from actors.images import ImageEncoder
 from actors.model_uri import resolve_model
+from actors.recipes import parse_recipe
 from actors.seeds import derive_seed
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
@@ -83,8 +85,12 @@ class _Loop:
 
     def __init__(self, config: SynthesizeConfig) -> None:
         assert config.expand is not None
-        self._expander = build_expander(expander_settings(config, recipe_texts(config, False, [])))
-        self._backend = GanBackend(resolve_model(config.generate.model).path, use_resources(2, 0))
+        told, device = expander_settings(config, recipe_texts(config, False, [])), use_resources(2, 0)
+        # All in this thread, where a plain loop is fastest: see `actors.own_thread`.
+        engine = TransformersEngine(resolve_model(told.model), device, dtype=told.dtype, batch_rows=told.batch_rows)
+        recipes = {name: parse_recipe(text) for name, text in told.recipes.items()}
+        self._expander = Expander(engine, recipes, engine.call_rows, told.max_new_tokens)
+        self._backend = GanBackend(resolve_model(config.generate.model).path, device)
         self._encoder = ImageEncoder("png", 90)
         self._batch = config.generate.batch_rows
 

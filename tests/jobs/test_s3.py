@@ -10,11 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import s3fs
 
+from jobs.cli import main
 from pipeline.commit import committed_shards, read_records
 from pipeline.storage import Store
 
 
-def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(tmp_path: Path, s3_bucket: str, tiny_gan: Path) -> None:
+def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(
+    tmp_path: Path, s3_bucket: str, tiny_gan: Path, local_ray: None
+) -> None:
     table = tmp_path / "prompts.parquet"
     columns = {
         "prompt": ["a red heart", "", "一只猫在沙滩上玩耍", "a green tree", "bold " * 20],
@@ -24,15 +27,18 @@ def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(tmp_path: Path, s
     pq.write_table(pa.table(columns), table)
     s3fs.S3FileSystem().put_file(str(table), f"{s3_bucket}/in/prompts.parquet")
 
+    def words(prompts: str, output: str, *overrides: str) -> list[str]:
+        return [
+            "synthesize", f"prompts.uri={prompts}", f"output.uri={output}", f"generate.model={tiny_gan}", "expand=null",
+            "shards.rows=2", "limits.max_reject_fraction=1", "--quiet", "limits.max_prompt_chars=50", *overrides,
+        ]  # fmt: skip
+
     def run(prompts: str, output: str, *overrides: str) -> int:
         # Not the shared Ray: its workers were started without the credentials of this server.
-        return subprocess.run([
-            sys.executable, "-m", "jobs.synthesize", f"prompts.uri={prompts}", f"output.uri={output}",
-            f"generate.model={tiny_gan}", "expand=null", "shards.rows=2", "limits.max_reject_fraction=1", "--quiet",
-            "limits.max_prompt_chars=50", *overrides,
-        ], check=False).returncode  # fmt: skip
+        command = [sys.executable, "-m", "jobs", *words(prompts, output, *overrides)]
+        return subprocess.run(command, check=False).returncode
 
-    assert run(str(table), str(tmp_path / "out")) == 0
+    assert main(words(str(table), str(tmp_path / "out"))) == 0
     assert run(f"{s3_bucket}/in/*.parquet", f"{s3_bucket}/out") == 0
     local, remote = Store(str(tmp_path / "out")), Store(f"{s3_bucket}/out")
     shards = sorted(committed_shards(local))
