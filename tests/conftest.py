@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # The longest files first: begun last, one of them would keep one worker busy while the others are done.
 LONGEST = (
-    "jobs/test_train_gan.py", "cluster/test_three_raylets.py", "jobs/test_train_encoder.py", "jobs/test_digits.py",
+    "jobs/test_train_gan.py", "cluster/test_three_raylets.py", "jobs/test_train_encoder.py",
     "jobs/test_kill.py", "jobs/test_evaluate.py", "jobs/test_refine.py", "faults/test_whole_runs.py", "jobs/test_s3.py",
     "faults/test_engines.py",
 )  # fmt: skip

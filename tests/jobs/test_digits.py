@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.campaign  # minutes of training: `python -m pytest tests/jobs/test_digits.py -m campaign`
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples/digits"
 
@@ -23,13 +24,13 @@ def call(directory: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory) -> dict[str, float]:
-    """Shares of digits read as asked, after 250 of the example's 2,000 steps."""
+    """Shares of digits read as asked, after 300 of the example's 2,000 steps."""
     directory = tmp_path_factory.mktemp("digits")
     call(directory, str(EXAMPLE / "prepare.py"), "out/digits.parquet")
     # One thread each: other tests have the other core.
     told = ["schedule.steps=200", "workers.cpus=1"]
     call(directory, "-m", "jobs", "train-encoder", str(EXAMPLE / "encoder.yaml"), *told, "--quiet")
-    told = ["workers.cpus=1", "adversarial.steps=250", "cadence.watch=250", "cadence.checkpoint=250"]
+    told = ["workers.cpus=1", "adversarial.steps=300", "cadence.watch=300", "cadence.checkpoint=300"]
     call(directory, "-m", "jobs", "train-gan", str(EXAMPLE / "gan.yaml"), *told, "--quiet")
     said = call(directory, str(EXAMPLE / "judge.py"), "out/digits-gan/model")
     return {line.split(":")[0]: float(line.split(":")[1].strip(" %")) / 100 for line in said.splitlines()}

