@@ -90,6 +90,7 @@ def test_transient_errors_end_after_the_attempts_as_a_failure_that_says_to_resum
     ("error", "says"),
     [
         (OSError(errno.ENOSPC, "No space left"), "disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the quota is used up"),
         (PermissionError("Forbidden"), "access denied"),
         (FileNotFoundError("no bucket"), "no such"),
         (OSError(errno.EROFS, "ro"), "read-only"),

@@ -36,7 +36,7 @@ from tests.security.corpus import make
 
 _FORBIDDEN = {
     "pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.fork", "os.posix_spawn", "os.spawn",
-    "socket.connect", "urllib.Request",
+    "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request",
 }  # fmt: skip
 
 
