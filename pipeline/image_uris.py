@@ -27,6 +27,8 @@ from pipeline.web_picture import RefusedError, fetch
 MOST_BYTES = 256 << 20
 """Of one picture's file."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_IPV6 = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\])(?=[:/?#]|$)", re.IGNORECASE)
+"""A web address whose host is an IPv6 address: its double colon chains no URLs."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -60,7 +62,8 @@ class ImagePlaces:
             OSError, ValueError, ImportError: it cannot be read.
             JobError: its store does not answer, however often it is asked.
         """
-        if "::" in name or "\\" in name or any(ord(sign) < 33 or ord(sign) == 127 for sign in _head(name)):
+        chained = "::" in _IPV6.sub("", name)
+        if chained or "\\" in name or any(ord(sign) < 33 or ord(sign) == 127 for sign in _head(name)):
             raise RefusedError("chained URLs, backslashes and control characters are never read")
         relative = not _SCHEME.match(name) and not name.startswith("/")
         fs = fsspec.core.url_to_fs(self.table, **fsspec_options(self.table, self.options))[0]

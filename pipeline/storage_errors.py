@@ -126,6 +126,8 @@ def describe(error: BaseException) -> str:
             return "no such bucket; create it, or mend the URI"
         if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"} or status == 401:
             return f"the credentials were refused ({code or status}); check AWS_ACCESS_KEY_ID and its secret"
+        if code == "RequestTimeTooSkewed":  # before its status, 403: no key and no policy mends a clock
+            return "this machine's clock is not the store's; set it right (NTP), then run again"
         if code in {"AccessDenied", "Forbidden"} or status == 403:
             return "access denied (403); check the credentials and the bucket's policy"
         if status == 400 and (code in {"400", "BadRequest"} or "Server Side Encryption" in str(link)):

@@ -11,6 +11,7 @@ import ray
 from pipeline import instruments, logs, traces
 from pipeline.logs import LogSettings
 from pipeline.traces import TraceSettings
+from pipeline.unforeseen import without_words
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Watching:
 
 @contextlib.contextmanager
 def of_shard(shard: int) -> Iterator[None]:
-    """Lines and spans of this thread are the shard's while the block runs."""
-    with logs.of_shard(shard), traces.of_shard(shard):
+    """Lines and spans of this thread are the shard's while the block runs; what nobody foresaw leaves without words."""
+    with logs.of_shard(shard), traces.of_shard(shard), without_words(shard):
         yield
 
 

@@ -6,6 +6,7 @@ The failures are real ones, of real file systems and a real S3 server; as root a
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import os
 import subprocess
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.errors import UserError
+from actors.errors import JobError, UserError
 from pipeline.columns import choose_columns
 from pipeline.commit import ShardCommitter, committed_shards, read_records
 from pipeline.config import Prompts, SynthesizeConfig
@@ -106,6 +107,19 @@ def test_a_lost_permission_on_s3_is_named_and_the_right_key_resumes(
     store = Store(f"{s3_bucket}/out")
     assert committed_shards(store) == {0}
     finish(store)
+
+
+def test_a_clock_that_is_not_the_stores_is_named_before_any_work(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 refuses requests that were signed a quarter of an hour away, in XML that names neither key nor policy."""
+    import botocore.auth
+
+    now = botocore.auth.get_current_datetime
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now() - dt.timedelta(hours=3))
+    with pytest.raises(JobError, match=r"this machine's clock is not the store's; set it right \(NTP\)") as caught:
+        Store(f"{s3_bucket}/out", attempts=2, max_backoff=0.01).probe()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

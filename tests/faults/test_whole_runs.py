@@ -27,7 +27,7 @@ from pipeline.storage import Store
 from pipeline.synthesize import Summary, synthesize
 from tests.faults.datasets import contents, records
 from tests.faults.proxy import FAULTS, FaultProxy, Request
-from tests.faults.walk import Storm
+from tests.faults.walk import Storm, asked, every_kind
 
 SHARDS = 5
 
@@ -113,29 +113,37 @@ def remote(
         proxy.__exit__()
 
 
-def ride_out(remote: Remote, first: int, calm: dict[str, bytes]) -> int:
-    """A run in which each request meets a fault, the kinds in turn from ``first`` on; returns how many there were."""
-    remote.proxy.reset(Storm(first, burst=3))
-    summary = remote(f"storm-{first}")
+def ride_out(remote: Remote, plan: Callable[[Request], str | None], output: str, calm: dict[str, bytes]) -> None:
+    """A run under a plan; what it leaves is what the undisturbed run leaves."""
+    remote.proxy.reset(plan)
+    summary = remote(output)
     assert summary.totals.planned == summary.totals.committed + summary.totals.rejected == 2 * SHARDS
-    found = remote.dataset(f"storm-{first}")
+    found = remote.dataset(output)
     assert found.keys() == calm.keys()
     assert differ(found, calm) == []
-    assert {fault for _, fault in remote.proxy.injected} == set(FAULTS)
-    return len(remote.proxy.injected)
 
 
 def test_a_fault_at_each_request_of_a_whole_run_changes_no_byte(remote, calm):
     """Prompts and output on S3. The long form below has each request meet each kind of fault."""
-    assert ride_out(remote(0.2), 0, calm) > 50
+    behind, storm = remote(0.2), Storm(0, burst=3)
+    ride_out(behind, storm, "storm-0", calm)
+    assert {fault for _, fault in storm.met} == set(FAULTS)
+    assert len(behind.proxy.injected) > 50
 
 
 @pytest.mark.campaign
 def test_every_fault_at_every_request_of_a_whole_run_changes_no_byte(remote, calm):
-    """Eight runs, stalls of 5 s: what met one fault in one run meets the next one in the next."""
-    behind = remote(5.0)
-    injected = [ride_out(behind, first, calm) for first in range(len(FAULTS))]
-    print(f"{len(injected)} whole runs, {sum(injected)} faults injected, the same bytes each time")
+    """Eight runs, stalls of 5 s: what met one fault in one run meets another one in each other run."""
+    behind, wanted = remote(5.0), set[str]()
+    ride_out(behind, lambda request: wanted.add(asked(request)), "storm-undisturbed", calm)
+    storms = [Storm(first, burst=3) for first in range(len(FAULTS))]
+    injected = 0
+    for number, storm in enumerate(storms):
+        ride_out(behind, storm, f"storm-{number}", calm)
+        injected += len(behind.proxy.injected)
+    missed = wanted - every_kind(storms)
+    assert not missed, missed
+    print(f"{len(storms)} whole runs, {len(wanted)} requests, {injected} faults injected, the same bytes each time")
 
 
 class Revoked:

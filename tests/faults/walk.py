@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from s3fs import S3FileSystem
 
@@ -67,23 +71,54 @@ def at(number: int, fault: str) -> Plan:
     return plan
 
 
+def asked(request: Request) -> str:
+    """What a request asks for, by a name that is the same in each repetition: method, object, part and range.
+
+    The repetition's own prefix and random names (the probe, a driver's note, an upload) are left out.
+    """
+    parts = urlsplit(request.target)
+    path = re.sub(r"/(storm-\w+|\d+)(?=/|$)", "/N", parts.path, count=1)
+    path = re.sub(r"[0-9a-f]{32}", "ID", path)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    told = [*sorted(query), *query.get("partNumber", [])]
+    ranged = re.search(rb"\r\nrange: *([^\r]+)", request.head, re.IGNORECASE)
+    return " ".join([request.method, path, *told, ranged.group(1).decode() if ranged else ""]).strip()
+
+
 class Storm:
-    """A plan that meets each request of a run with a fault, the kinds in turn, and lets its repeats through."""
+    """A plan that meets each request of a run with a fault, and lets its repeats through.
+
+    Which kind meets which request is drawn from its name, so that it does not depend on the order of arrival: of storms
+    with ``first`` from 0 to 7, each request meets each kind once.
+
+    Attributes:
+        met: (what was asked, fault) of each fault.
+    """
 
     def __init__(self, first: int, burst: int) -> None:
-        self._turn, self._burst = first, burst
+        self._first, self._burst = first, burst
         self._let_through: Counter[str] = Counter()
+        self.met: set[tuple[str, str]] = set()
 
     def __call__(self, request: Request) -> str | None:
         """The fault of a request."""
-        asked = f"{request.method} {request.target}"
-        if self._let_through[asked] > 0:
-            self._let_through[asked] -= 1
+        name = asked(request)
+        if self._let_through[name] > 0:
+            self._let_through[name] -= 1
             return None
-        fault = FAULTS[self._turn % len(FAULTS)]
-        self._turn += 1
-        self._let_through[asked] = self._burst if fault == "503" else 1
+        fault = FAULTS[(zlib.crc32(name.encode()) + self._first) % len(FAULTS)]
+        self.met.add((name, fault))
+        self._let_through[name] = self._burst if fault == "503" else 1
         return fault
+
+
+def every_kind(storms: Iterable[Storm]) -> set[str]:
+    """What was asked for and met each kind of fault."""
+    met: defaultdict[str, set[str]] = defaultdict(set)
+    for storm in storms:
+        for name, fault in storm.met:
+            met[name].add(fault)
+    return {name for name, faults in met.items() if faults == set(FAULTS)}
 
 
 class Walk:
@@ -92,9 +127,14 @@ class Walk:
     def __init__(self, bucket: str, proxy: FaultProxy, direct: str) -> None:
         self._bucket, self._proxy, self._direct = bucket, proxy, direct
         self.injected: Counter[str] = Counter()
+        # What the undisturbed run asks for, by `asked`.
+        self.asked: set[str] = set()
         self._repeats = 0
-        self._calm = self._repeat(lambda request: None)
+        self._calm = self._repeat(self._undisturbed)
         self.requests = list(proxy.requests)
+
+    def _undisturbed(self, request: Request) -> None:
+        self.asked.add(asked(request))
 
     def repeat(self, plan: Plan, where: str) -> None:
         """Once more; raises `AssertionError` where an object is missing, too many, or of other bytes."""
@@ -131,10 +171,10 @@ def main() -> int:
         S3FileSystem.clear_instance_cache()
         server.create_bucket("walk")
         walk = Walk("s3://walk", proxy, server.endpoint)
-        for number, asked in enumerate(walk.requests, 1):
+        for number, target in enumerate(walk.requests, 1):
             for kind in FAULTS:
-                walk.repeat(at(number, kind), f"{kind} at request {number}, {asked}")
-            print(f"{asked}: {len(FAULTS)} faults, same bytes", flush=True)
+                walk.repeat(at(number, kind), f"{kind} at request {number}, {target}")
+            print(f"{target}: {len(FAULTS)} faults, same bytes", flush=True)
     print(f"{len(walk.requests)} requests, {walk.injected.total()} faults injected, the same bytes each time")
     return 0
 

@@ -18,8 +18,10 @@ from pipeline.config_file import load_config
 from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
 from pipeline.without_secrets import holds_secret, without_secrets
+from tests.faults.engines import Engines
 from tests.jobs.ray_files import found_in, ray_directory
 
+ROOT = Path(__file__).resolve().parents[2]
 CANARY = "hunter2canary"
 PROMPT = "zyxwv patient canary heart"
 
@@ -112,6 +114,22 @@ def test_a_broken_config_file_is_not_quoted(tmp_path: Path, capsys: pytest.Captu
         del os.environ["SOME_SECRET"]
 
 
+# A library that quotes the row it fails at: the row is a reject.
+QUOTING = """
+def render(real, self, jobs):
+    raise ValueError(f"cannot draw {jobs[0].text}")
+"""
+# Code between the stages fails, and quotes the row: nobody foresaw that, and the job ends.
+UNFORESEEN = """
+def render(real, self, jobs):
+    import pipeline.stages
+    def output_rows(block, *more):
+        raise KeyError(f"no row for {block['__promptmill_prompt'].to_pylist()}")
+    pipeline.stages.output_rows = output_rows
+    return real(self, jobs)
+"""
+
+
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
     with ray_directory() as scratch:
@@ -119,14 +137,14 @@ def ray_home() -> Iterator[Path]:
 
 
 def test_canaries_appear_nowhere_in_a_real_run_over_s3_good_or_failing(
-    tmp_path: Path, s3_bucket: str, s3_server: object, tiny_gan: Path, tiny_llm: Path, ray_home: Path
+    tmp_path: Path, s3_bucket: str, s3_server: object, tiny_gan: Path, tiny_llm: Path, ray_home: Path, engines: Engines
 ) -> None:
     table, config = tmp_path / "prompts.parquet", tmp_path / "c.yaml"
     prompts = [PROMPT, f"{PROMPT} \x1b[31m two", "", "a tree"]
     pq.write_table(pa.table({"prompt": prompts, "num_images": [1, 1, 1, 0]}), table)
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     environment = {name: value for name, value in os.environ.items() if name != "AWS_SECRET_ACCESS_KEY"}
-    environment |= {"RAY_TMPDIR": str(ray_home), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment |= {"RAY_TMPDIR": str(ray_home), "PYTHONPATH": f"{engines.directory}{os.pathsep}{ROOT}"}
     said = ""
 
     def run(uri: str, given: str, *words: str) -> int:
@@ -145,6 +163,12 @@ def test_canaries_appear_nowhere_in_a_real_run_over_s3_good_or_failing(
     assert run(f"{s3_bucket}/out", secret, "--debug") == 0, said
     assert run(f"{s3_bucket}/other", CANARY, "--debug") == 2
     assert run(f"s3://user:{CANARY}@no-such-bucket/x?X-Amz-Signature={CANARY}", secret) != 0
+    with engines.fail(QUOTING):
+        assert run(f"{s3_bucket}/rejects", secret, "--debug") == 0, said
+    assert "render_failed" in said
+    with engines.fail(UNFORESEEN):
+        assert run(f"{s3_bucket}/ended", secret, "--debug") == 1, said
+    assert "failed with KeyError, raised at" in said
     assert [word for word in (secret, CANARY, PROMPT) if word in said] == []
     assert found_in(ray_home, [secret, CANARY, PROMPT]) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_other_spellings_of_this_machine_are_refused(server: Server, host: str) 
     with pytest.raises((RefusedError, OSError)):
         places(f"http://{host}:{port}/").read(f"http://{host}:{port}/set/a.png", "/data")
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]"],
+)
+def test_link_local_metadata_and_private_hosts_are_refused_though_a_prefix_names_them(host: str) -> None:
+    """The refusal is of the address, said before anything is asked."""
+    with pytest.raises(RefusedError, match="address"):
+        places(f"http://{host}/").read(f"http://{host}/latest/meta-data/", "/data")
+
+
+def test_a_name_that_resolves_to_a_link_local_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: answers)
+    with pytest.raises(RefusedError, match="address"):
+        places("http://pictures.example/").read("http://pictures.example/a.png", "/data")
 
 
 @pytest.mark.parametrize(
