@@ -17,26 +17,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
-from actors.errors import UserError
+from actors.errors import JobError, PromptmillError, UserError
 from pipeline.nesting import check_lines
 from pipeline.patient_file import open_patiently
 from pipeline.plain_parquet import PlainParquet
 from pipeline.retry import RetryPolicy
-from pipeline.storage_errors import describe, public_uri
+from pipeline.storage_errors import describe, is_transient, public_uri
 
 _LINES_A_PART = 4096
 _PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-_DAMAGED = (
-    OSError,
-    pa.ArrowException,
-    tarfile.TarError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    RecursionError,
-    OverflowError,
-)
 _MOST_BYTES = {True: 256 << 20, False: 16 << 20}
 """Of a member of a tar: of a picture, and of its words."""
 
@@ -61,6 +51,7 @@ def parts_of(fs: fsspec.AbstractFileSystem, file: str) -> list[tuple[int, list[s
 
     Raises:
         UserError: the file cannot be read.
+        JobError: its store does not answer, however often it is asked.
     """
     with _reading(file):
         if file.endswith(".tar"):
@@ -80,6 +71,7 @@ def read_part(fs: fsspec.AbstractFileSystem, file: str, part: int, columns: Sequ
 
     Raises:
         UserError: the file cannot be read.
+        JobError: its store does not answer, however often it is asked.
     """
     with _reading(file):
         if file.endswith(".tar"):
@@ -101,10 +93,13 @@ class _reading:  # noqa: N801 (used as a function)
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, _DAMAGED):
-            raise UserError(
-                f"'{public_uri(self._file)}' cannot be read as a table of pictures: {describe(error)}"
-            ) from error
+        if not isinstance(error, Exception) or isinstance(error, PromptmillError):
+            return
+        told = f"'{public_uri(self._file)}' cannot be read"
+        if is_transient(error):
+            raise JobError(f"{told} now: {describe(error)}; run again") from error
+        # Readers raise what they trip over in a hostile file: TypeError, OverflowError and RecursionError among it.
+        raise UserError(f"{told} as a table of pictures: {describe(error)}") from error
 
 
 def _found(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:

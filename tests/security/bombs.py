@@ -16,6 +16,13 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def small(kind: str) -> bytes:
+    """A sound picture of a few pixels in another of Pillow's formats."""
+    sink = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(sink, kind)
+    return sink.getvalue()
+
+
 def huge_png(side: int = 65_000) -> bytes:
     """A whole-looking PNG of 65,000 x 65,000 pixels: 12 GB when decoded."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)

@@ -21,6 +21,10 @@ import pyarrow.parquet as pq
 from tests import models
 
 CANARY = "canary"
+_TYPES = (
+    "ray.data.arrow_tensor", "ray.data.arrow_tensor_v2", "ray.data.arrow_variable_shaped_tensor",
+    "arrow.fixed_shape_tensor", "arrow.opaque",
+)  # fmt: skip
 _PICKLE_NAMES = ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "adapter_model.bin", "model.pkl")
 
 
@@ -192,6 +196,18 @@ def _tables(root: Path, pickled: bytes) -> Iterator[tuple[str, str, str]]:
         path = root / f"table-{name}.parquet"
         pq.write_table(table, path)
         yield path.name, opened, str(path)
+    # What Arrow and Ray Data make of a column by the name of its type, with metadata that somebody else wrote.
+    for kind_name in _TYPES:
+        for column, opened in (("prompt", "prompts"), ("image", "captioned")):
+            field = pa.field(column, pa.list_(pa.binary(), 1), metadata={
+                b"ARROW:extension:name": kind_name.encode(), b"ARROW:extension:metadata": pickled,
+            })  # fmt: skip
+            fields, arrays = [field], [pa.array([[b"x"]], field.type)]
+            if opened == "captioned":
+                fields, arrays = [*fields, pa.field("caption", pa.string())], [*arrays, pa.array(["a cat"])]
+            path = root / f"table-{kind_name}-{column}.parquet"
+            pq.write_table(pa.table(arrays, schema=pa.schema(fields)), path)
+            yield path.name, opened, str(path)
     objects = root / "objects.npy"
     np.save(objects, np.array([Payload(root / CANARY)], dtype=object), allow_pickle=True)
     path = root / "members.tar"

@@ -15,11 +15,12 @@ import pytest
 
 from tests.security import bombs
 
+SECONDS = 30
+"""That one bomb may take."""
 CHILD = """
-import json, os, resource, sys
+import json, os, resource, signal, sys
 from pathlib import Path
 import pyarrow as pa
-from actors.decode import decode_image
 from actors.errors import UserError
 from pipeline.captioned import open_captioned
 from pipeline.columns import choose_columns
@@ -27,9 +28,13 @@ from pipeline.config import Prompts
 from pipeline.evaluate_config import Images
 from pipeline.image_table import open_images
 from pipeline.prompts import open_table
+from pipeline.sample_reader import pixels
 
 def picture(path):
-    decode_image(Path(path).read_bytes())
+    table = open_captioned(path)
+    for fragment in table.fragments:
+        for row in table.read(fragment):
+            pixels(row, 64)
 
 def prompts(path):
     config = Prompts(uri=path)
@@ -64,6 +69,7 @@ for reader, path in json.loads(sys.argv[1]):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm({seconds})
         told = "something else was raised"
         try:
             told = opened(reader, path)
@@ -76,12 +82,15 @@ for reader, path in json.loads(sys.argv[1]):
         told += part
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(json.dumps(told.decode() if status == 0 else f"died with {status}"))
-"""
+""".replace("{seconds}", str(SECONDS))
 
 CASES: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
-    "huge_png": ("picture", "a.png", bombs.huge_png, "pixels"),
-    "text_png": ("picture", "a.png", bombs.text_png, "not a whole"),
-    "huge_tiff": ("picture", "a.tiff", bombs.huge_tiff, "pixels"),
+    "huge_png": ("picture", "a.png", bombs.huge_png, "a.png' cannot be decoded: it has more than"),
+    "text_png": ("picture", "b.png", bombs.text_png, "b.png' cannot be decoded: not a whole"),
+    "huge_tiff": ("picture", "c.tiff", bombs.huge_tiff, "c.tiff' cannot be decoded: it has more than"),
+    # Formats that are on no list, whatever their size.
+    "ppm": ("picture", "d.ppm", lambda: bombs.small("PPM"), "d.ppm' cannot be decoded: not a whole PNG, JPEG"),
+    "ico": ("picture", "e.png", lambda: bombs.small("ICO"), "e.png' cannot be decoded: not a whole PNG, JPEG"),
     "prompts": (
         "prompts", "p.parquet", lambda: bombs.dictionary_parquet("prompt"), "p.parquet' is a decompression bomb",
     ),
@@ -111,7 +120,9 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for case, (reader, name, make, _) in CASES.items():
         path = tmp_path_factory.mktemp(case) / name
         path.write_bytes(make())
-        asked.append((reader, str(path.parent if name == "metadata.jsonl" else path)))
+        if reader == "picture":
+            (path.parent / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a cat"}) + "\n")
+        asked.append((reader, str(path.parent if (path.parent / "metadata.jsonl").exists() else path)))
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, timeout=600, check=False
     )
