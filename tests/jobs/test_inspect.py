@@ -40,13 +40,17 @@ def test_independent_readers_find_the_marks(tmp_path: Path, encoding: str) -> No
         xmp = image.read_xmp()
     assert xmp["Xmp.iptcExt.DigitalSourceType"] == TRAINED_ALGORITHMIC_MEDIA
     assert json.loads(next(value for name, value in xmp.items() if name.endswith(".AIGC")))["ProduceID"] == AWKWARD
-    if shutil.which("exiftool"):
-        path = tmp_path / f"image.{encoding}"
-        path.write_bytes(data)
-        said = json.loads(subprocess.run(["exiftool", "-j", "-n", "-G1", path], capture_output=True, check=True).stdout)
-        assert said[0]["XMP-iptcExt:DigitalSourceType"] == TRAINED_ALGORITHMIC_MEDIA
-        fields = next(value for name, value in said[0].items() if name.lower().endswith(":aigc"))
-        assert json.loads(fields)["ProduceID"] == AWKWARD
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed (libimage-exiftool-perl)")
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_exiftool_finds_the_marks(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / f"image.{encoding}"
+    path.write_bytes(ImageEncoder(encoding, 90).encode(PIXELS, AWKWARD).data)
+    said = json.loads(subprocess.run(["exiftool", "-j", "-n", "-G1", path], capture_output=True, check=True).stdout)
+    assert said[0]["XMP-iptcExt:DigitalSourceType"] == TRAINED_ALGORITHMIC_MEDIA
+    fields = next(value for name, value in said[0].items() if name.lower().endswith(":aigc"))
+    assert json.loads(fields)["ProduceID"] == AWKWARD
 
 
 @pytest.fixture(scope="module")

@@ -157,9 +157,33 @@ def test_of_chosen_columns_the_others_stay_readable_without_a_key(tmp_path, monk
     make_sound_output(tmp_path, "parquet", shards=2, encryption=ParquetEncryption(TEXTS))
     path = tmp_path / "data/shard-000001.parquet"
     assert pq.read_table(path, columns=["id", "seed"]).num_rows == 2
+    assert len(duckdb.sql(f"select id, seed from read_parquet('{path}')").fetchall()) == 2
     with pytest.raises(OSError, match="decrypt"):
         pq.read_table(path, columns=["prompt"])
     assert next(iter((tmp_path / "rejects").iterdir())).read_bytes()[:4] == b"PARE"  # whole: reasons quote rows
+
+
+class OwnKey(pe.KmsClient):
+    """As `docs/privacy.md` has a reader write it, without promptmill."""
+
+    def __init__(self, config: pe.KmsConnectionConfig) -> None:
+        super().__init__()
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
+        raise NotImplementedError
+
+    def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        return aes_key_unwrap(OWN, base64.b64decode(wrapped_key))
+
+
+def test_chosen_columns_are_what_pyarrow_alone_reads_with_the_key(tmp_path, monkeypatch):
+    unlock(monkeypatch, OWN)
+    make_sound_output(tmp_path, "parquet", shards=1, encryption=ParquetEncryption(TEXTS))
+    monkeypatch.delenv(KEY)
+    opened = pe.CryptoFactory(OwnKey).file_decryption_properties(pe.KmsConnectionConfig())
+    table = pq.read_table(tmp_path / "data/shard-000000.parquet", decryption_properties=opened)
+    assert table["prompt"].to_pylist() == ["a cat 猫"] * 3
+    assert all(image["bytes"].startswith(b"\x89PNG") for image in table["image"].to_pylist())
 
 
 def test_a_key_that_was_replaced_goes_on_opening_what_it_closed(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from actors.errors import UserError
 from pipeline.commit import ShardCommitter, encode_record, record_name
 from pipeline.drivers import noted
 from pipeline.formats import FORMATS as KINDS
+from pipeline.formats.base import ShardImages
 from pipeline.id_census import Doubled, IdCensus
 from pipeline.run_record import RUN
 from pipeline.storage import Store
 from pipeline.verify import Report, verify
-from tests.pipeline.sound_outputs import FORMATS, make_sound_output, marked_png, shard_result
+from tests.pipeline.sound_outputs import FORMATS, PER_SHARD, make_sound_output, marked_png, shard_result
 
 SHARDS = 4
 
@@ -248,6 +251,22 @@ def test_deep_reads_pictures_and_marks(tmp_path: Path) -> None:
         "row 1: its image does not decode",
         "row 2: its image does not decode",
     ]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_deep_finds_pictures_without_marks(tmp_path: Path, kind: str) -> None:
+    store, committer = make_sound_output(tmp_path / "out", kind, 2)
+    for entry in [*record(store, 1)["parts"], record(store, 1)["data"]]:
+        store.remove(entry["name"])
+    store.remove(record_name(1))
+    made, bare = shard_result(1), io.BytesIO()
+    Image.new("RGB", (16, 12)).save(bare, "PNG")
+    committer.commit(type(made)(**{**vars(made), "images": ShardImages(lambda row: bare.getvalue(), "png")}))
+    assert not {finding.kind for finding in verify(store, quiet=True).findings} - {"orphan"}
+    found = [finding for finding in verify(store, deep=True, quiet=True).findings if finding.kind != "orphan"]
+    assert {finding.shard for finding in found} == {1}
+    assert len(found) == PER_SHARD - 1
+    assert all("lacks the marks of synthetic media" in finding.detail for finding in found), found
 
 
 def test_a_damaged_run_record_is_told_and_moved_away(tmp_path: Path) -> None:
