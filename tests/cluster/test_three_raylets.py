@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,18 @@ def test_a_job_outlives_a_node_that_is_taken_away_and_one_that_is_killed(
     found, wanted = contents(rough), contents(f"{s3_bucket}/calm")
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+    told = job_table(cluster)
+    assert told.count("jobs.synthesize") >= 1
+    assert "red heart" not in told
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "RAY_AUTH_TOKEN"):
+        assert cluster.environment()[name] not in told, name
+
+
+def job_table(cluster: Raylets) -> str:
+    """What Ray tells of all jobs to whoever has the token: entrypoints, runtime environments, metadata, messages."""
+    token = {"Authorization": f"Bearer {cluster.environment()['RAY_AUTH_TOKEN']}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{cluster.http}/api/jobs/", headers=token)) as answer:
+        return answer.read().decode()
 
 
 # All calls but the first so many wait for a file.
