@@ -96,7 +96,8 @@ class TrainingTask:
 def open_output(config: TrainingConfig) -> Store:
     """The place of a run."""
     output = config.output
-    return Store(output.uri, with_sse(output.options, output.sse), output.unconditional)
+    options = with_sse(output.options, output.sse)
+    return Store(output.uri, options, output.unconditional, output.attempts, output.max_backoff)
 
 
 def open_split(config: TrainingConfig, split: str | None) -> CaptionedTable:

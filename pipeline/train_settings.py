@@ -63,6 +63,8 @@ class Output(Section):
     options: dict[str, Any] = place({}, "fsspec options of that file system; credentials belong in the environment")
     sse: Sse | None = server_side_encryption()
     unconditional: bool = place(False, "you promise a single writer, for a store without conditional puts")
+    attempts: int = place(8, "tries of one storage request on transient errors (backoff with jitter)", ge=1, le=100)
+    max_backoff: float = place(20.0, "seconds between two tries at most", gt=0)
     keep_last: int = place(2, "newest checkpoints kept; the best one is kept besides", ge=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import random
 import shutil
 import signal
@@ -25,10 +26,13 @@ from actors.contracts import ImageJob
 from actors.errors import JobError, UserError
 from actors.gan_directory import task_of
 from actors.gan_trainer import GanTrainer
+from pipeline.checkpoint_store import CheckpointStore
 from pipeline.config_file import load_config
 from pipeline.export import export
 from pipeline.gan_config import TrainGanConfig
+from pipeline.storage import Store
 from pipeline.train_gan import train_gan
+from tests.faults.proxy import FaultProxy, Request
 from tests.jobs.test_kill import driver
 from tests.shapes import save_encoder, save_table
 
@@ -180,6 +184,46 @@ def test_a_killed_driver_goes_on_to_the_same_weights(calm, table, encoder, tmp_p
     # Each checkpoint has its line; none is missing, none is there twice.
     told = [(line["phase"], line["step"]) for line in lines(output)]
     assert told == [*places, ("adversarial", 14), ("adversarial", 16)]
+
+
+def newest_weights(store: Store, directory: Path) -> dict[str, torch.Tensor]:
+    """All weights of a run's newest whole checkpoint."""
+    assert CheckpointStore(store, 1, pytest.fail).latest(directory) is not None
+    found: dict[str, torch.Tensor] = {}
+    for path in directory.glob("*.safetensors"):
+        found |= {f"{path.stem}/{name}": value for name, value in load_file(path).items()}
+    return found
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_store_that_dies_during_an_upload_ends_the_run_and_the_same_command_ends_in_the_same_weights(
+    calm, table, encoder, tmp_path, s3_server, s3_bucket, seed
+):
+    """From a put on that the seed draws nothing reaches the store any more; then it is back."""
+    words = [f"data.uri={table}", f"encoder={encoder}", f"output.uri={s3_bucket}/run", *TINY, "cadence.checkpoint=2",
+             "output.attempts=3", "output.max_backoff=0.1"]  # fmt: skip
+    command = [sys.executable, "-m", "jobs", "train-gan", *words, "--quiet"]
+    last = random.Random(seed).randrange(5, 60)
+    uploads: list[str] = []
+
+    def dies(request: Request) -> str | None:
+        if request.method == "PUT" and "/checkpoints/" in request.target:
+            uploads.append(request.target)
+        return "cut upload" if len(uploads) > last else None
+
+    with FaultProxy(s3_server.endpoint) as proxy:
+        environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        proxy.reset(dies)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 1, ended.stderr
+        assert "run again to resume" in ended.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in ended.stderr
+        proxy.reset()
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr
+    store = Store(f"{s3_bucket}/run", {"endpoint_url": s3_server.endpoint})
+    assert equal(newest_weights(store, tmp_path), calm[1])
 
 
 @pytest.fixture(scope="module")
