@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -45,7 +46,11 @@ _TEXT = st.one_of(
 _CONTROLS = set(map(chr, [*range(9), *range(11, 32), *range(127, 160)])) | set(
     "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2069"
 )
-_SETTINGS = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+# The same texts each time, but where more are asked for: then `--hypothesis-seed` says which.
+_MORE = int(os.environ.get("HOSTILE_EXAMPLES", "0"))
+_SETTINGS = settings(
+    max_examples=_MORE or 20, deadline=None, derandomize=not _MORE, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="module")
