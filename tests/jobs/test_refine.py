@@ -93,7 +93,10 @@ def test_the_same_command_goes_on_and_repeats_nothing(told, finished, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "rounds", "said"),
-    [("refine.min_gain=1", 2, "below refine.min_gain"), ("refine.images=7", 2, "9 images were made")],
+    [
+        pytest.param("refine.min_gain=1", 2, "below refine.min_gain", marks=pytest.mark.campaign),
+        ("refine.images=7", 2, "9 images were made"),
+    ],
 )
 def test_it_stops_on_a_budget_or_when_little_is_gained(told, tmp_path, change, rounds, said):
     made, reason = refine(load_config(RefineConfig, None, [*told, change]), quiet=True)

@@ -149,6 +149,7 @@ def test_checkpoints_and_model_go_to_a_bucket(table, s3_bucket):
     assert sum(name.endswith("manifest.json") for name in found) == 2
 
 
+@pytest.mark.campaign
 def test_a_picture_that_cannot_be_read_ends_the_run_with_its_name(table, local_ray, tmp_path):
     rows = pq.read_table(table).to_pylist()
     rows[5]["image"] = {"bytes": b"no picture", "path": "broken.png"}

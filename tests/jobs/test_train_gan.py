@@ -133,13 +133,18 @@ def test_export_of_a_checkpoint_is_the_model_and_a_best_one_can_be_asked_for(cal
         export(str(tmp_path), str(tmp_path / "x"), best=False)
 
 
-def test_a_worker_killed_in_any_phase_comes_back_to_the_same_weights(calm, table, encoder, tmp_path):
-    """SIGKILL after the first checkpoint of each phase."""
+@pytest.mark.parametrize(
+    "phases",
+    [["adversarial"], pytest.param(["autoencoder", "regression", "adversarial"], marks=pytest.mark.campaign)],
+    ids=["the game", "every phase"],
+)
+def test_a_killed_worker_comes_back_to_the_same_weights(calm, table, encoder, tmp_path, phases):
+    """SIGKILL after the first checkpoint of a phase."""
     killed: list[str] = []
     over = threading.Event()
 
     def kill() -> None:
-        for phase in ("autoencoder", "regression", "adversarial"):
+        for phase in phases:
             while not over.is_set() and not list(tmp_path.glob(f"run/checkpoints/{phase}-00000008-*/manifest.json")):
                 time.sleep(0.02)
             for process in psutil.Process().children(recursive=True):
@@ -154,7 +159,7 @@ def test_a_worker_killed_in_any_phase_comes_back_to_the_same_weights(calm, table
     finally:
         over.set()
         thread.join()
-    assert killed
+    assert set(killed) == set(phases)
     assert equal(weights, calm[1])
     assert [(line["phase"], line["step"]) for line in lines(tmp_path / "run")] == [
         (line["phase"], line["step"]) for line in lines(calm[0])
@@ -235,10 +240,12 @@ def warmed(table, encoder, local_ray, tmp_path_factory) -> Path:
     return next((output / "checkpoints").glob("regression-00000012-*/manifest.json")).parent
 
 
-def test_a_run_begins_with_the_networks_of_another(calm, warmed, table, encoder, local_ray, tmp_path):
-    told = ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=1", "adversarial.lazy=2", "seed=5",
-            "adversarial.rate=1e-12", "adversarial.critic_rate=1e-12", "cadence.watch=1000"]  # fmt: skip
-    weights = run(table, encoder, tmp_path / "run", *told, f"start={warmed}")
+STILL = ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=1", "adversarial.lazy=2", "seed=5",
+         "adversarial.rate=1e-12", "adversarial.critic_rate=1e-12", "cadence.watch=1000"]  # fmt: skip
+
+
+def test_a_run_begins_with_the_networks_of_another(warmed, table, encoder, local_ray, tmp_path):
+    weights = run(table, encoder, tmp_path / "run", *STILL, f"start={warmed}")
     before = {part: load_file(warmed / f"{part}.safetensors") for part in ("generator", "text", "coder")}
     for part, tensors in before.items():
         for name, tensor in tensors.items():
@@ -247,10 +254,16 @@ def test_a_run_begins_with_the_networks_of_another(calm, warmed, table, encoder,
     first = "layers.1.weight"
     assert torch.allclose(weights[f"critic/backbone.{first}"], before["coder"][first], atol=1e-6)
     assert "from the networks" in (tmp_path / "run/model/README.md").read_text()
-    cold = run(table, encoder, tmp_path / "cold", *told, f"start={warmed}", "adversarial.warm_critic=false")
-    assert not torch.allclose(cold[f"critic/backbone.{first}"], before["coder"][first], atol=1e-3)
-    # From the game on, D goes on as well.
-    later = run(table, encoder, tmp_path / "later", *told, f"start={calm[0]}")
+
+
+@pytest.mark.campaign
+def test_what_a_critic_begins_with(calm, warmed, table, encoder, local_ray, tmp_path):
+    """Without ``warm_critic`` D is new altogether; from the game on it goes on as well."""
+    first = "layers.1.weight"
+    before = load_file(warmed / "coder.safetensors")
+    cold = run(table, encoder, tmp_path / "cold", *STILL, f"start={warmed}", "adversarial.warm_critic=false")
+    assert not torch.allclose(cold[f"critic/backbone.{first}"], before[first], atol=1e-3)
+    later = run(table, encoder, tmp_path / "later", *STILL, f"start={calm[0]}")
     for name in (name for name in calm[1] if name.startswith("critic/")):
         assert torch.allclose(later[name], calm[1][name], atol=1e-6), name
 
@@ -301,7 +314,7 @@ def one(table, encoder, local_ray, tmp_path_factory) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "otherwise",
-    [["workers.count=2", "workers.cpus=0.5"], ["compute.accumulate=4"]],
+    [["workers.count=2", "workers.cpus=0.5"], pytest.param(["compute.accumulate=4"], marks=pytest.mark.campaign)],
     ids=["two workers", "micro-batches"],
 )
 def test_two_workers_and_micro_batches_do_what_one_worker_does(one, table, encoder, local_ray, tmp_path, otherwise):
