@@ -129,6 +129,7 @@ def test_a_killed_driver_goes_on_to_the_same_weights(calm, table, tmp_path, seed
     assert told == list(range(10, 121, 10))
 
 
+@pytest.mark.campaign
 def test_two_workers_do_what_one_does(table, local_ray, tmp_path):
     told = ["schedule.steps=20", "schedule.rate=0.001"]
     one = run(table, tmp_path / "one", *told)
@@ -136,6 +137,7 @@ def test_two_workers_do_what_one_does(table, local_ray, tmp_path):
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
 
 
+@pytest.mark.campaign
 def test_checkpoints_and_model_go_to_a_bucket(table, s3_bucket):
     """In a process of its own: the Ray of the other tests was started without the bucket's keys."""
     told = [f"data.uri={table}", f"output.uri={s3_bucket}/run", *TINY, "schedule.steps=20", "cadence.checkpoint=10"]
