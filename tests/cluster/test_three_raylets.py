@@ -7,6 +7,8 @@ too: 200 prompts, both models.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +74,16 @@ class Job:
     def status(self) -> int:
         return self._process.wait(_PATIENCE)
 
+    def detach(self) -> str:
+        """Ctrl-C: the command ends, its job goes on; returns the name that the command says to attach to."""
+        self._process.send_signal(signal.SIGINT)
+        assert self._process.wait(60) == 130, self.said()
+        found = re.search(
+            r"detached; the job goes on. Follow it again with: promptmill submit --attach (\S+)", self.said()
+        )
+        assert found is not None, self.said()
+        return found.group(1)
+
     def wait_for(self, what: str, holds: Callable[[], object], patience: float = _PATIENCE) -> None:
         """Waits until something holds, and fails where the job ends before."""
         deadline = time.monotonic() + patience
@@ -133,21 +145,24 @@ def test_a_job_outlives_a_node_that_is_taken_away_and_one_that_is_killed(
     refused = submit(cluster, tmp_path, *words, other, "seed=9")
     with (
         engines.fail(gates),
-        Job(cluster, disturbed, tmp_path / "rough.log") as job,
+        Job(cluster, disturbed, tmp_path / "rough.log") as left,
         Job(cluster, refused, tmp_path / "refused.log") as wrong,
     ):
         grown = lambda: all(cluster.workers_of(node, "GenerateStage") for node in (1, 2))  # noqa: E731
-        job.wait_for("the pool to grow from one actor to two", grown)
-        added = cluster.add(cpus=2)
-        cluster.take_away(2)
-        first.touch()
-        # But for those that the node gave back: they may stand behind shards of the second half.
-        job.wait_for("the first half", lambda: len(committed_shards(Store(rough))) >= SHARDS // 2 - GIVEN_BACK)
-        cluster.kill_node(1)
-        job.wait_for("an actor on the node that was added", lambda: cluster.workers_of(added, "GenerateStage"))
-        second.touch()
-        assert job.status() == 0
-        assert f"{2 * SHARDS} = {2 * SHARDS} committed + 0 rejected" in job.said()
+        left.wait_for("the pool to grow from one actor to two", grown)
+        again = [sys.executable, "-m", "jobs", "submit", "--attach", left.detach(), "--address", cluster.http]
+        with Job(cluster, again, tmp_path / "again.log") as job:
+            added = cluster.add(cpus=2)
+            cluster.take_away(2)
+            first.touch()
+            # But for those that the node gave back: they may stand behind shards of the second half.
+            half = SHARDS // 2 - GIVEN_BACK
+            job.wait_for("the first half", lambda: len(committed_shards(Store(rough))) >= half)
+            cluster.kill_node(1)
+            job.wait_for("an actor on the node that was added", lambda: cluster.workers_of(added, "GenerateStage"))
+            second.touch()
+            assert job.status() == 0
+            assert f"{2 * SHARDS} = {2 * SHARDS} committed + 0 rejected" in job.said()
         assert wrong.status() != 0
         assert "belongs to another run: seed is 0 there and 9 here" in wrong.said()
     deadline = time.monotonic() + _PATIENCE
