@@ -17,8 +17,8 @@ def test_each_kind_of_fault_at_each_request_of_a_run_changes_no_byte(s3_server, 
     storms = [Storm(first, burst=3) for first in range(len(FAULTS))]
     with FaultProxy(s3_server.endpoint, stall=0.1, burst=3) as proxy:
         walk = Walk(s3_bucket, proxy, s3_server.endpoint)
-        for storm in storms:
-            walk.repeat(storm, f"storm {storms.index(storm)}")
+        for number, storm in enumerate(storms):
+            walk.repeat(storm, f"storm {number}")
     assert set(walk.injected) == set(FAULTS)
     assert len(walk.asked) >= 20
     assert walk.asked <= every_kind(storms), walk.asked - every_kind(storms)

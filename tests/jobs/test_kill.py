@@ -79,6 +79,18 @@ def driver(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
                 os.kill(pid, signal.SIGKILL)
 
 
+def kill_when(holds: Callable[[], object], command: list[str], patience: float = 300.0) -> None:
+    """Starts a run, and SIGKILLs it and all that it started as soon as something holds."""
+    with driver(command) as killed:
+        deadline = time.monotonic() + patience
+        while not holds():
+            assert killed.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below ``pid``."""
     found = []

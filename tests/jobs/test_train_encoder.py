@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from transformers import CLIPModel, CLIPProcessor
 from actors.errors import UserError
 from pipeline.config_file import load_config
 from pipeline.train_encoder import TrainEncoderConfig, train_encoder
-from tests.jobs.test_kill import driver
+from tests.jobs.test_kill import kill_when
 from tests.shapes import COLOURS, SHAPES, picture, save_table
 
 TINY = [
@@ -115,14 +114,10 @@ def test_a_killed_driver_goes_on_to_the_same_weights(calm, table, tmp_path, seed
     """SIGKILL of the driver, and of all that it started, at a checkpoint drawn by the seed; then the same command."""
     output, step = tmp_path / "run", 10 * random.Random(seed).randrange(1, 10)
     words = [f"data.uri={table}", f"output.uri={output}", *TINY, "schedule.steps=120", "cadence.checkpoint=10"]
-    with driver([sys.executable, "-m", "jobs", "train-encoder", *words, "--quiet"]) as killed:
-        deadline = time.monotonic() + 300
-        while not list(output.glob(f"checkpoints/contrast-{step:08d}-*/manifest.json")):
-            assert killed.poll() is None, "the training ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        killed.kill()
-        assert killed.wait() == -signal.SIGKILL
+    kill_when(
+        lambda: list(output.glob(f"checkpoints/contrast-{step:08d}-*/manifest.json")),
+        [sys.executable, "-m", "jobs", "train-encoder", *words, "--quiet"],
+    )
     assert not list(output.glob("checkpoints/contrast-00000120-*/manifest.json"))
     assert equal(run(table, output, "schedule.steps=120", "cadence.checkpoint=10"), calm[1])
     told = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines()]

@@ -8,7 +8,6 @@ import math
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ from pipeline.gan_config import TrainGanConfig
 from pipeline.storage import Store
 from pipeline.train_gan import train_gan
 from tests.faults.proxy import FaultProxy, Request
-from tests.jobs.test_kill import driver
+from tests.jobs.test_kill import kill_when
 from tests.shapes import save_encoder, save_table
 
 TINY = [
@@ -175,14 +174,10 @@ def test_a_killed_driver_goes_on_to_the_same_weights(calm, table, encoder, tmp_p
     chosen = random.Random(seed).randrange(len(places))
     output = tmp_path / "run"
     words = [f"data.uri={table}", f"encoder={encoder}", f"output.uri={output}", *TINY, "cadence.checkpoint=2"]
-    with driver([sys.executable, "-m", "jobs", "train-gan", *words, "--quiet"]) as killed:
-        deadline = time.monotonic() + 300
-        while not any(list(output.glob(f"checkpoints/{p}-{s:08d}-*/manifest.json")) for p, s in places[chosen:]):
-            assert killed.poll() is None, "the training ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        killed.kill()
-        assert killed.wait() == -signal.SIGKILL
+    kill_when(
+        lambda: any(list(output.glob(f"checkpoints/{p}-{s:08d}-*/manifest.json")) for p, s in places[chosen:]),
+        [sys.executable, "-m", "jobs", "train-gan", *words, "--quiet"],
+    )
     assert not list(output.glob("checkpoints/adversarial-00000016-*/manifest.json"))
     weights = run(table, encoder, output, "cadence.checkpoint=2")
     assert equal(weights, calm[1])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers  # noqa: F401
-import ray.data.extensions.object_extension
-import ray.data.extensions.tensor_extension  # noqa: F401 - and those whose metadata may be
+import ray.data.extensions.object_extension  # registers the type whose values are pickles
+import ray.data.extensions.tensor_extension  # noqa: F401 - and those whose metadata may be pickles
 import torch
 import transformers  # noqa: F401
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,18 +19,9 @@ from actors.engine_vllm import VllmEngine
 from actors.errors import BrokenEngine, UserError
 from actors.expander import Expander
 from actors.model_uri import resolve_model
-from actors.recipes import Recipe, load_recipe
+from tests.vllm.asked import CONTEXT, STAGED, ask, requests
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-
-PROMPTS = ["a wooden bridge", "a red kite in the sky", "two cats on a sofa", "an old lighthouse", "a bowl of soup"]
-CONTEXT = load_recipe("faithful").context()
-
-
-def requests(seed: int = 0) -> list[Request]:
-    recipe = load_recipe("faithful")
-    asked = [recipe.request(prompt, 0) for prompt in PROMPTS]
-    return [Request(text, opening, seed + number) for number, (text, opening) in enumerate(asked)]
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +54,6 @@ def engine(adapter: Path) -> VllmEngine:
 def plain(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> VllmEngine:
     monkeypatch.setattr(engine, "_lora", None)
     return engine
-
-
-def ask(engine: VllmEngine, sampling: Sampling, seed: int = 0) -> list[Any]:
-    return engine.generate(CONTEXT, requests(seed), max_new_tokens=16, sampling=sampling)
 
 
 def test_greedy_text_is_what_transformers_writes(plain: VllmEngine) -> None:
@@ -106,15 +92,11 @@ def test_a_row_that_does_not_fit_is_a_fallback_and_its_neighbours_are_answered(p
 
 
 def test_a_recipe_with_fields_gets_them(plain: VllmEngine) -> None:
-    recipe = Recipe(
-        name="staged", languages=None, system="Describe in JSON.", examples=[], template="{prompt}",
-        fields=["subject", "light"], compose="{subject}, in {light}", max_new_tokens=256,
-    )  # fmt: skip
     request = Request("a red kite", "", 0)
-    (made,) = plain.generate(recipe.context(), [request], max_new_tokens=256, sampling=recipe.sampling(0))
+    (made,) = plain.generate(STAGED.context(), [request], max_new_tokens=256, sampling=STAGED.sampling(0))
     assert set(json.loads(made.text)) == {"subject", "light"}
-    assert recipe.described(made.text) is not None
-    (described,) = Expander(plain, {"staged": recipe}, 8).expand([TextJob("a red kite", "staged", 0, 1)])
+    assert STAGED.described(made.text) is not None
+    (described,) = Expander(plain, {"staged": STAGED}, 8).expand([TextJob("a red kite", "staged", 0, 1)])
     assert described.status in {"accepted", "drifted", "echo"}
 
 

