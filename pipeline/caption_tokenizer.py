@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # CJK ideographs stand alone: BPE would glue a measure word to its noun.
 _IDEOGRAPH = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 
 
-def train_tokenizer(captions: Iterable[str], vocabulary: int, max_tokens: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(captions: Iterable[str], vocabulary: int) -> Tokenizer:
     """A byte-level BPE tokenizer (Sennrich et al., 2016); lower case, ideographs on their own.
 
     Args:
         captions: what it is trained on, in a fixed order: the same captions make the same tokenizer.
         vocabulary: tokens at most.
-        max_tokens: tokens of a text at most, for those who ask the tokenizer to truncate.
     """
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -36,6 +38,14 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, max_tokens: int) -
         ),
     )
     core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)])
+    return core
+
+
+def as_transformers(core: Tokenizer, max_tokens: int) -> PreTrainedTokenizerFast:
+    """The tokenizer as `transformers` has it; ``max_tokens`` of a text, for those who ask it to truncate."""
+    # Not at the top: the driver of a training, which needs no model, would wait for it.
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=max_tokens
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actors.decode import MAX_PIXELS, decode_image, square
 from actors.device import use_resources
 from actors.features import FeatureExtractor, load_features
+from actors.loading import loading
 from actors.model_uri import resolve_model
 from actors.own_thread import OwnThread
 from pipeline.config import Actors
@@ -58,10 +59,11 @@ class ExtractStage:
 
     def __init__(self, settings: ExtractSettings) -> None:
         self._settings = settings
-        device = use_resources(settings.cpus, settings.gpus)
         model = resolve_model(settings.model, allow_unsafe=settings.allow_unsafe)
         self._thread = OwnThread()
-        self._model = self._thread(load_features, model, device)
+        with loading():
+            device = use_resources(settings.cpus, settings.gpus)
+            self._model = self._thread(load_features, model, device)
         self._comparer = PairComparer(settings.pairs) if settings.pairs is not None else None
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -27,7 +27,7 @@ from pipeline.captioned import CaptionedRow, CaptionedTable
 from pipeline.sample_order import Pick, SampleOrder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 MAX_OWN_CAPTIONS = 128
 """Captions of a picture that count as its own when positives are looked for."""
@@ -103,7 +103,7 @@ class ReadSteps:
             yield from self._reader.blocks(run["first"], run["steps"], self._lanes)
 
 
-def fixed_length(tokenizer: PreTrainedTokenizerFast, tokens: int) -> Tokenizer:
+def fixed_length(tokenizer: PreTrainedTokenizerBase, tokens: int) -> Tokenizer:
     """The tokenizer's own core, which cuts and pads every text to ``tokens``."""
     core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     core.enable_truncation(tokens)

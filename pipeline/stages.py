@@ -18,6 +18,7 @@ from actors.errors import BrokenEngine, JobError
 from actors.expander import ExpanderSettings, build_expander
 from actors.generator import Generator
 from actors.images import ImageEncoder
+from actors.loading import loading
 from actors.own_thread import OwnThread
 from actors.render_settings import RenderSettings, build_backend
 from actors.scorer import Scorer, ScorerSettings
@@ -62,7 +63,8 @@ class ExpandStage:
         self._variants, self._seed, self._board, self._first = variants, run_seed, board, first_variant
         board.event("expand", "loading")
         started = time.monotonic()
-        self._expander = build_expander(settings)
+        with loading():
+            self._expander = build_expander(settings)
         self._busy = Busy("expand")
         self._draining = Draining("expand")
         board.event("expand", "ready")
@@ -145,15 +147,16 @@ class GenerateStage:
         signer = ImageSigner(settings.signer) if settings.signer else None
         encoder = ImageEncoder(settings.encoding, settings.quality, signer=signer)
         self._thread = OwnThread()
-        backend = self._thread(build_backend, settings.render)
+        with loading():
+            backend = self._thread(build_backend, settings.render)
+            device = use_resources(settings.render.cpus, settings.render.gpus)
+            self._scorer = self._thread(Scorer, settings.select, device) if settings.select else None
         self._generator = Generator(
             BusyBackend(backend, Busy("generate"), self._thread),
             encoder,
             settings.batch_rows,
             max(1, round(settings.render.cpus)),
         )
-        device = use_resources(settings.render.cpus, settings.render.gpus)
-        self._scorer = self._thread(Scorer, settings.select, device) if settings.select else None
         self._committer = ShardCommitter(
             settings.store, settings.output_format, settings.fingerprint, settings.encryption
         )

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
-from actors.batched import embed_captions, embed_pictures
-from actors.encoder_trainer import EncoderSchedule, EncoderTrainer
-from actors.gan_measures import r_precision
-from actors.image_text import EncoderSizes, ImageText, build_image_text
 from actors.seeds import derive_seed
-from actors.training_loop import PhasePlan, Trainee, Values
-from pipeline.caption_tokenizer import train_tokenizer
+from pipeline.caption_tokenizer import as_transformers, train_tokenizer
 from pipeline.captioned import CaptionedTable
 from pipeline.cluster import connected
 from pipeline.config import Section, option, place
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
-from pipeline.train_job import TrainingTask, open_output, open_split, run_training
-from pipeline.train_log import TrainLog
+from pipeline.train_job import TrainingTask, open_output, open_split, put_files, run_training
 from pipeline.train_record import begin_run
 from pipeline.train_settings import TrainingConfig, WatchTable
-from pipeline.watch_rows import WatchRows, choose_rows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from actors.encoder_trainer import EncoderTrainer
+    from actors.training_loop import PhasePlan, Trainee, Values
+    from pipeline.train_log import TrainLog
+    from pipeline.watch_rows import WatchRows
 
 
 class EncoderNetworks(Section):
@@ -64,26 +65,36 @@ class EncoderTask(TrainingTask):
     """See `pipeline.train_job.TrainingTask`."""
 
     config: TrainEncoderConfig
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Tokenizer
     shown: CaptionedTable | None
     _rows: WatchRows | None = field(default=None, init=False)
 
     def build(self, device: torch.device) -> EncoderTrainer:
         """The same weights in each worker, from the run's seed."""
+        import torch
+
+        from actors.encoder_trainer import EncoderSchedule, EncoderTrainer
+        from actors.image_text import EncoderSizes, build_image_text
+
         sizes = self.config.networks.model_dump()
         sizes.pop("vocabulary")
         torch.manual_seed(derive_seed(self.config.seed, "weights"))
-        encoder = build_image_text(self.tokenizer, EncoderSizes(**sizes))
+        encoder = build_image_text(as_transformers(self.tokenizer, sizes["max_tokens"]), EncoderSizes(**sizes))
         encoder.model.to(device)
         schedule = EncoderSchedule(**self.config.schedule.model_dump())
         return EncoderTrainer(encoder, schedule, self.config.augment.settings(), self.config.seed)
 
-    def sizes(self) -> tuple[PreTrainedTokenizerFast, int, int]:
+    def sizes(self) -> tuple[PreTrainedTokenizerBase, int, int]:
         """See the base."""
-        return self.tokenizer, self.config.networks.resolution, self.config.networks.max_tokens
+        networks = self.config.networks
+        return as_transformers(self.tokenizer, networks.max_tokens), networks.resolution, networks.max_tokens
 
     def watch(self, trainee: Trainee, log: TrainLog, phase: PhasePlan, step: int) -> Values:
-        """R-precision (1 of 100), and how often a caption finds its picture first, or among the first five."""
+        """See `pipeline.retrieval`."""
+        from actors.encoder_trainer import EncoderTrainer
+        from pipeline.retrieval import retrieval
+        from pipeline.watch_rows import choose_rows
+
         assert isinstance(trainee, EncoderTrainer)
         if not self.config.watch.pictures:
             return {}
@@ -93,44 +104,23 @@ class EncoderTask(TrainingTask):
 
     def finish(self, trainee: Trainee, store: Store) -> None:
         """Writes the encoder to OUTPUT/model."""
+        from actors.encoder_trainer import EncoderTrainer
+
         assert isinstance(trainee, EncoderTrainer)
         with store.scratch() as directory:
             trainee.encoder.save(directory)
             put_files(store, directory, "model")
 
 
-@torch.inference_mode()
-def retrieval(encoder: ImageText, shown: WatchRows, seed: int) -> Values:
-    """How well pictures and captions find one another among those shown; captions true of several count for each."""
-    encoder.model.eval()
-    pictures = embed_pictures(encoder, shown.pictures(encoder.model.config.vision_config.image_size))
-    words = embed_captions(encoder, shown.captions)
-    encoder.model.train()
-    true = shown.true()
-    order = (words @ pictures.T).argsort(dim=1, descending=True)
-    hits = true.T.gather(1, order)
-    right = r_precision(pictures, words, true, seed)
-    first, five = (float(hits[:, :count].any(dim=1).float().mean()) for count in (1, 5))
-    return {"r_precision": right, "recall_1": first, "recall_5": five, "score": right}
-
-
 def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:
     """Trains, or goes on; returns the model's URI. See `pipeline.train_job.run_training` for what it raises."""
     table = open_split(config, config.data.split)
     shown = open_split(config, config.watch.split) if config.watch.split else None
-    tokenizer = train_tokenizer(
-        (caption for row in table.captions() for caption in row), config.networks.vocabulary, config.networks.max_tokens
-    )
+    captions = (caption for row in table.captions() for caption in row)
+    tokenizer = train_tokenizer(captions, config.networks.vocabulary)
     store = open_output(config)
     with connected(address, config.cluster, debug):
         identity = {"config": config.identity(), "table": table.content}
         begin_run(store, identity, config.workers.model_dump(), fresh=fresh)
         run_training(EncoderTask(config, TrainBoard(), table, tokenizer, shown), quiet=quiet)
     return store.public("model")
-
-
-def put_files(store: Store, directory: Path, under: str) -> None:
-    """Copies the files of a local directory to OUTPUT/UNDER."""
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            store.replace(f"{under}/{path.relative_to(directory).as_posix()}", path.read_bytes())

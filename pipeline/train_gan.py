@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedTokenizerFast
-
-from actors.gan_trainer import GanTrainer
-from actors.image_text import load_image_text
 from actors.model_uri import resolve_model
 from actors.seeds import derive_seed
-from actors.training_loop import PhasePlan, Trainee, Values
 from pipeline.captioned import CaptionedTable
 from pipeline.cluster import connected
-from pipeline.export import write_model
 from pipeline.gan_config import TrainGanConfig
-from pipeline.gan_watch import GanWatch
 from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
-from pipeline.train_encoder import put_files
-from pipeline.train_job import TrainingTask, open_output, open_split, run_training
-from pipeline.train_log import TrainLog
+from pipeline.train_job import TrainingTask, open_output, open_split, put_files, run_training
 from pipeline.train_record import begin_run
 from pipeline.train_start import Start, find_start
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from actors.gan_trainer import GanTrainer
+    from actors.image_text import ImageText
+    from actors.training_loop import PhasePlan, Trainee, Values
+    from pipeline.gan_watch import GanWatch
+    from pipeline.train_log import TrainLog
 
 
 @dataclass
@@ -33,17 +33,21 @@ class GanTask(TrainingTask):
     """See `pipeline.train_job.TrainingTask`. ``shown`` are the pictures that are measured against, None for none."""
 
     config: TrainGanConfig
-    tokenizer: PreTrainedTokenizerFast
-    max_tokens: int
     shown: CaptionedTable | None
     start: Start | None = None
+    _encoder: ImageText | None = field(default=None, init=False)
     _watch: GanWatch | None = field(default=None, init=False)
 
     def build(self, device: torch.device) -> GanTrainer:
         """The same weights in each worker, from the run's seed."""
+        import torch
+
+        from actors.gan_trainer import GanTrainer
+        from actors.image_text import load_image_text
+
         config = self.config
         found = resolve_model(config.encoder, allow_unsafe=config.allow_unsafe_models)
-        encoder = load_image_text(found.path, trusted=found.trusted)
+        self._encoder = encoder = load_image_text(found.path, trusted=found.trusted)
         encoder.model.to(device)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         sizes = config.sizes(encoder.model.config.text_config.hidden_size)
@@ -57,12 +61,17 @@ class GanTask(TrainingTask):
             self.start.load(trainer)
         return trainer
 
-    def sizes(self) -> tuple[PreTrainedTokenizerFast, int, int]:
+    def sizes(self) -> tuple[PreTrainedTokenizerBase, int, int]:
         """See the base."""
-        return self.tokenizer, self.config.sizes(1).resolution, self.max_tokens
+        assert self._encoder is not None, "a trainer was built"
+        tokens = self._encoder.model.config.text_config.max_position_embeddings
+        return self._encoder.tokenizer, self.config.sizes(1).resolution, tokens
 
     def watch(self, trainee: Trainee, log: TrainLog, phase: PhasePlan, step: int) -> Values:
         """A sample sheet and measures, once there is something to see."""
+        from actors.gan_trainer import GanTrainer
+        from pipeline.gan_watch import GanWatch
+
         assert isinstance(trainee, GanTrainer)
         if phase.name == "autoencoder":
             return {}
@@ -73,6 +82,9 @@ class GanTask(TrainingTask):
 
     def finish(self, trainee: Trainee, store: Store) -> None:
         """Writes the model to OUTPUT/model."""
+        from actors.gan_trainer import GanTrainer
+        from pipeline.export import write_model
+
         assert isinstance(trainee, GanTrainer)
         with store.scratch() as directory:
             write_model(trainee.model(), store, directory)
@@ -85,8 +97,6 @@ def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet
     encoder = resolve_model(config.encoder, allow_unsafe=config.allow_unsafe_models)
     table = open_split(config, config.data.split)
     shown = open_split(config, config.watch.split) if config.watch.split else None
-    loaded = load_image_text(encoder.path, trusted=encoder.trusted)
-    tokens = loaded.model.config.text_config.max_position_embeddings
     start = (
         find_start(config.start, encoder.sha256, with_sse(config.output.options, config.output.sse))
         if config.start
@@ -102,5 +112,5 @@ def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet
         begin_run(store, identity, config.workers.model_dump(), fresh=fresh)
         # A run holds all that its export needs, wherever the encoder goes.
         put_files(store, encoder.path, "encoder")
-        run_training(GanTask(config, TrainBoard(), table, loaded.tokenizer, tokens, shown, start), quiet=quiet)
+        run_training(GanTask(config, TrainBoard(), table, shown, start), quiet=quiet)
     return store.public("model")

@@ -7,16 +7,17 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from actors.errors import UserError
-from actors.gan_trainer import GanTrainer
-from actors.training_state import read_modules
 from pipeline.checkpoint_store import CheckpointStore, SavedCheckpoint, split_checkpoint_uri
 from pipeline.storage import Store
 from pipeline.train_record import read_run
+
+if TYPE_CHECKING:
+    from actors.gan_trainer import GanTrainer
 
 _GAME = "adversarial"
 
@@ -47,6 +48,8 @@ class Start:
         Raises:
             UserError: the checkpoint is damaged, or its networks have other sizes.
         """
+        from actors.training_state import read_modules
+
         modules = dict(trainer.modules())
         with tempfile.TemporaryDirectory(prefix="promptmill-") as scratch:
             files = Path(scratch)

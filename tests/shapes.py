@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from actors.image_text import EncoderSizes, build_image_text
-from pipeline.caption_tokenizer import train_tokenizer
+from pipeline.caption_tokenizer import as_transformers, train_tokenizer
 
 COLOURS = {"red": ("红", (220, 30, 30)), "green": ("绿", (30, 180, 30)), "blue": ("蓝", (30, 60, 220))}
 SHAPES = {"circle": "圆", "square": "方块"}
@@ -50,5 +50,5 @@ def save_encoder(directory: Path) -> Path:
     sizes = EncoderSizes(
         resolution=16, patch=4, image_width=48, image_layers=1, text_width=48, text_layers=1, embedding=32
     )
-    build_image_text(train_tokenizer(words, 400, 48), sizes).save(directory, torch.float32)
+    build_image_text(as_transformers(train_tokenizer(words, 400), 48), sizes).save(directory, torch.float32)
     return directory

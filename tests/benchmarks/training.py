@@ -86,13 +86,9 @@ def _with_ray(config: TrainGanConfig, output: Path) -> float:
 
 def _bare(config: TrainGanConfig) -> float:
     """The same trainer over the same batches, read one after the other beside it, without Ray."""
-    from actors.image_text import load_image_text
-
     torch.set_num_threads(int(config.workers.cpus))
-    loaded = load_image_text(Path(config.encoder))
     table = open_captioned(config.data.uri)
-    tokens = loaded.model.config.text_config.max_position_embeddings
-    task = GanTask(config, None, table, loaded.tokenizer, tokens, None)  # type: ignore[arg-type]
+    task = GanTask(config, None, table, None)  # type: ignore[arg-type]
     trainer = task.build(torch.device("cpu"))
     trainer.begin("adversarial")
     plan = PhasePlan("adversarial", STEPS, config.adversarial.batch)

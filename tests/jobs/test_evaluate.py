@@ -142,21 +142,17 @@ def test_damaged_images_are_counted_and_change_nothing(whole, tmp_path):
         assert values(document)[name] == pytest.approx(before[name], rel=1e-6)
 
 
-def test_without_words_there_is_no_text_image_metric_and_a_note_says_so(tmp_path):
-    document = run(save(tmp_path / "made.parquet", captions="none"), tmp_path / "out")
-    assert not [name for name in values(document) if "precision" in name or "similarity" in name]
-    assert any("no column of words" in text for text in document["warnings"])
-
-
-def test_mixed_sizes_are_brought_to_one_and_a_fragment_of_broken_images_alone_is_counted(tmp_path):
+def test_of_mixed_sizes_broken_fragments_and_no_words_the_rest_is_measured(tmp_path):
     images = [Image.new("RGB", (8 + 9 * n, 30), (20 * n, 90, 30)) for n in range(6)]
-    rows = [{"image": {"bytes": png(image), "path": None}, "caption": "a colour"} for image in images]
-    broken = [{"image": {"bytes": b"no picture", "path": None}, "caption": "a colour"}] * 6
+    rows = [{"image": {"bytes": png(image), "path": None}} for image in images]
+    broken = [{"image": {"bytes": b"no picture", "path": None}}] * 6
     pq.write_table(pa.Table.from_pylist(broken + rows), tmp_path / "made.parquet", row_group_size=6)
     document = run(tmp_path / "made.parquet", tmp_path / "out")
     assert document["generated"]["images"] == 6
     assert sum(document["generated"]["skipped"].values()) == 6
-    assert np.isfinite(values(document)[f"similarity {CLIP}"])
+    assert np.isfinite(values(document)[f"Vendi score {CLIP}"])
+    assert not [name for name in values(document) if "precision" in name or "similarity" in name]
+    assert any("no column of words" in text for text in document["warnings"])
 
 
 def test_paired_metrics_compare_rows_of_the_same_id(tmp_path, monkeypatch):

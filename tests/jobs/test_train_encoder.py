@@ -83,6 +83,7 @@ def test_a_finished_run_trains_nothing_and_another_config_is_refused(calm, table
         run(table, calm[0], "schedule.steps=120", "schedule.rate=0.1")
 
 
+@pytest.mark.campaign
 def test_a_killed_worker_comes_back_to_the_same_weights(calm, table, tmp_path):
     """SIGKILL after the first checkpoint; Ray Train starts another worker, which resumes in the middle of an epoch."""
     killed: list[int] = []

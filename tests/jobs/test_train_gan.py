@@ -239,7 +239,9 @@ STILL = ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=1", "ad
          "adversarial.rate=1e-12", "adversarial.critic_rate=1e-12", "cadence.watch=1000"]  # fmt: skip
 
 
-def test_a_run_begins_with_the_networks_of_another(warmed, table, encoder, local_ray, tmp_path):
+def test_a_run_begins_with_the_networks_of_another_and_one_that_does_not_fit_is_refused(
+    calm, warmed, table, encoder, local_ray, tmp_path
+):
     weights = run(table, encoder, tmp_path / "run", *STILL, f"start={warmed}")
     before = {part: load_file(warmed / f"{part}.safetensors") for part in ("generator", "text", "coder")}
     for part, tensors in before.items():
@@ -249,6 +251,18 @@ def test_a_run_begins_with_the_networks_of_another(warmed, table, encoder, local
     first = "layers.1.weight"
     assert torch.allclose(weights[f"critic/backbone.{first}"], before["coder"][first], atol=1e-6)
     assert "from the networks" in (tmp_path / "run/model/README.md").read_text()
+    with pytest.raises(UserError, match=r"another config or table \(start\)"):
+        run(table, encoder, tmp_path / "run", *STILL, f"start={calm[0]}")
+    with pytest.raises(UserError, match="have other sizes"):
+        run(table, encoder, tmp_path / "wide", *STILL, f"start={calm[0]}", "networks.stem_width=48")
+    with pytest.raises(UserError, match="holds no training run"):
+        run(table, encoder, tmp_path / "none", *STILL, f"start={tmp_path}")
+    with pytest.raises(UserError, match="holds no whole checkpoint"):
+        run(table, encoder, tmp_path / "none", *STILL, f"start={calm[0]}/checkpoints/nothing")
+    changed = shutil.copytree(encoder, tmp_path / "encoder")
+    save_file({n: t + 1 for n, t in load_file(changed / "model.safetensors").items()}, changed / "model.safetensors")
+    with pytest.raises(UserError, match="with another encoder"):
+        run(table, changed, tmp_path / "none", *STILL, f"start={calm[0]}")
 
 
 @pytest.mark.campaign
@@ -261,25 +275,6 @@ def test_what_a_critic_begins_with(calm, warmed, table, encoder, local_ray, tmp_
     later = run(table, encoder, tmp_path / "later", *STILL, f"start={calm[0]}")
     for name in (name for name in calm[1] if name.startswith("critic/")):
         assert torch.allclose(later[name], calm[1][name], atol=1e-6), name
-
-
-def test_another_start_is_another_run_and_one_that_does_not_fit_is_refused(
-    calm, warmed, table, encoder, local_ray, tmp_path
-):
-    told = ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=1", "cadence.watch=1000"]
-    run(table, encoder, tmp_path / "run", *told, f"start={calm[0]}")
-    with pytest.raises(UserError, match=r"another config or table \(start\)"):
-        run(table, encoder, tmp_path / "run", *told, f"start={warmed}")
-    with pytest.raises(UserError, match="have other sizes"):
-        run(table, encoder, tmp_path / "wide", *told, f"start={calm[0]}", "networks.stem_width=48")
-    with pytest.raises(UserError, match="holds no training run"):
-        run(table, encoder, tmp_path / "none", *told, f"start={tmp_path}")
-    with pytest.raises(UserError, match="holds no whole checkpoint"):
-        run(table, encoder, tmp_path / "none", *told, f"start={calm[0]}/checkpoints/nothing")
-    changed = shutil.copytree(encoder, tmp_path / "encoder")
-    save_file({n: t + 1 for n, t in load_file(changed / "model.safetensors").items()}, changed / "model.safetensors")
-    with pytest.raises(UserError, match="with another encoder"):
-        run(table, changed, tmp_path / "none", *told, f"start={calm[0]}")
 
 
 def test_relative_paths_are_the_users(table, encoder, tmp_path):
