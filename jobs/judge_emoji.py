@@ -4,8 +4,8 @@ MODEL and JUDGE are model URIs, TABLE is what `jobs.prepare_emoji` wrote. The ju
 seed, trained on all captions, those of the held-out pictures too. For labels and for a wording that is in no training
 caption, English and Chinese, of seen and of held-out pictures, it says how often a rendered picture is nearer to its
 own words than to 99 others in the same wording (R-precision), and how often the real picture is: as good as it gets.
-A judge may stumble over a wording as a GAN may; ``by label`` has it choose among the plain labels, whatever wording the
-picture was rendered from.
+A judge may stumble over a wording as a GAN may; ``by label`` has it choose among the plain labels of the same language,
+``by English label`` among the English ones, whatever the picture was rendered from.
 
 ``--described OUTPUT`` adds a line for the language model's own descriptions: OUTPUT is one of ``promptmill synthesize``
 whose prompts are English labels (another recipe than `pipeline.emoji_descriptions` has, or the wording is no new one).
@@ -62,7 +62,7 @@ WORDINGS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 @dataclass(frozen=True)
 class Judged:
-    """One line: R-precision of rendered and of real pictures over ``count`` captions, and of rendered ones by label."""
+    """One line: R-precision of rendered and real pictures over ``count`` captions, and of rendered ones by labels."""
 
     pictures: str
     wording: str
@@ -70,6 +70,7 @@ class Judged:
     made: float
     real: float
     by_label: float
+    by_english: float
 
 
 def judge(
@@ -101,11 +102,12 @@ def judge(
     for name, some, all_rows, wording, say in asked:
         # Words to choose from: of these pictures, and of others where these are few.
         offered = [*some, *_others(all_rows, some, seed)]
-        choice, plain = _rows(offered, say), _rows(offered, WORDINGS[f"label, {wording[-2:]}"])
+        choice = _rows(offered, say)
+        plain, english = (_rows(offered, WORDINGS[f"label, {language}"]) for language in (wording[-2:], "en"))
         pixels = _rows(some, say).pictures(side)
         drawn = render_captions(model, choice.captions[: len(some)], seed)
         real, made = embed_pictures(encoder, pixels), embed_pictures(encoder, drawn)
-        shown = [(made, choice), (real, choice), (made, plain)]
+        shown = [(made, choice), (real, choice), (made, plain), (made, english)]
         found = [_right(encoder, pictures, words, seed) for pictures, words in shown]
         lines.append(Judged(name, wording, len(some), *found))
         if name == "seen" and wording == "label, en":
@@ -154,10 +156,10 @@ def main(
         nearest_sheet(gan, encoder, table).save(nearest)
     texts = _descriptions(described) if described else None
     lines, figures = judge(gan, encoder, table, described=texts)
-    heads = ("pictures", "words", "n", "R-precision", "by label", "of real pictures")
+    heads = ("pictures", "words", "n", "R-precision", "by label", "by English label", "of real pictures")
     shown = Table(*heads, title=f"{model}, 1 of 100")
     for line in lines:
-        shares = [f"{share:.1%}" for share in (line.made, line.by_label, line.real)]
+        shares = [f"{share:.1%}" for share in (line.made, line.by_label, line.by_english, line.real)]
         shown.add_row(line.pictures, line.wording, str(line.count), *shares)
     console = Console()
     if not console.is_terminal:

@@ -57,7 +57,7 @@ def _images(table: str | None, images: int | None) -> int:
         raise UserError("say how many images: --images N, or the prompt table")
     if table is None:
         return images or 0
-    from pipeline.config import Prompts
+    from pipeline.config_stages import Prompts
     from pipeline.prompts import open_table
 
     rows = open_table(Prompts(uri=table)).rows

@@ -21,7 +21,7 @@ from typing import Any
 from actors.errors import UserError
 from jobs.printing import tell
 from pipeline import logs
-from pipeline.config import Section
+from pipeline.config_base import Section
 from pipeline.inert_text import printable
 from pipeline.package import Package
 from pipeline.preflight import checked_config, checked_runtime_env, refuse_secret

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 import ray
 
 from actors.errors import JobError, UserError
-from pipeline.config import Actors, Cluster, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
+from pipeline.config_running import Actors, Cluster
 from pipeline.last_words import last_words
 
 _MIB = 1 << 20

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from actors.errors import UserError
-from pipeline.config import Prompts
+from pipeline.config_stages import Prompts
 from pipeline.plain_parquet import refuse_objects
 from pipeline.storage_errors import public_uri
 

@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from yaml import MarkedYAMLError, YAMLError
 
 from actors.errors import UserError
-from pipeline.config import Section
+from pipeline.config_base import Section
 from pipeline.without_secrets import HIDDEN, holds_secret, is_secret_name, without_secrets
 
 T = TypeVar("T", bound=Section)

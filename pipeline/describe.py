@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.card import read_front_matter, render_card
 from pipeline.commit import committed_shards, read_records
-from pipeline.config import Card
+from pipeline.config_output import Card
 from pipeline.evaluation_report import evaluation_of
 from pipeline.facts import Facts, read_schema
 from pipeline.read_output import sample_rows

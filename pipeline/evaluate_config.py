@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import (
-    Actors,
-    Cluster,
-    Section,
-    image_uris,
-    max_image_pixels,
-    option,
-    place,
-    server_side_encryption,
-)
+from pipeline.config_base import Section, image_uris, max_image_pixels, option, place, server_side_encryption
+from pipeline.config_running import Actors, Cluster
 from pipeline.server_side_encryption import Sse
 
 

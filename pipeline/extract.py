@@ -18,7 +18,7 @@ from actors.features import FeatureExtractor, load_features
 from actors.loading import loading
 from actors.model_uri import resolve_model
 from actors.own_thread import OwnThread
-from pipeline.config import Actors
+from pipeline.config_running import Actors
 from pipeline.feature_table import FeatureRows, FeatureTable
 from pipeline.graph import pool, whole_blocks
 from pipeline.image_table import ImageRow, ImageTable

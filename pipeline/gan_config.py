@@ -7,7 +7,7 @@ from typing import Literal
 from actors.errors import UserError
 from actors.gan_schedule import PHASES, GanSchedule, PhaseSettings
 from actors.networks import GanConfig
-from pipeline.config import Section, option, place
+from pipeline.config_base import Section, option, place
 from pipeline.train_settings import TrainingConfig, WatchTable
 
 

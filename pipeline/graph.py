@@ -18,7 +18,9 @@ from actors.render_settings import RenderSettings
 from actors.scorer import ScorerSettings
 from pipeline import logs
 from pipeline.board import Board
-from pipeline.config import Actors, Expand, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
+from pipeline.config_running import Actors
+from pipeline.config_stages import Expand
 from pipeline.image_parts import diffusers_settings
 from pipeline.image_uris import ImagePlaces
 from pipeline.parquet_encryption import ParquetEncryption

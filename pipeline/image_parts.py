@@ -10,7 +10,7 @@ from typing import Any
 from actors.diffusers_settings import DiffusersSettings
 from actors.gan_directory import task_of
 from actors.model_uri import resolve_model
-from pipeline.config import Generate
+from pipeline.config_stages import Generate
 from pipeline.storage_errors import public_uri
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.config import Log
+from pipeline.config_running import Log
 from pipeline.inert_text import printable, shortened
 from pipeline.without_secrets import without_secrets
 

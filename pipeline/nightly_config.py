@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import model_validator
 
-from pipeline.config import Section, SynthesizeConfig, place
+from pipeline.config import SynthesizeConfig
+from pipeline.config_base import Section, place
 
 
 class Nightly(Section):

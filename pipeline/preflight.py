@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from yaml import YAMLError, safe_load
 
 from actors.errors import UserError
-from pipeline.config import Section
+from pipeline.config_base import Section
 from pipeline.config_file import load_config
 from pipeline.package import Package
 from pipeline.without_secrets import holds_secret, is_secret_name, without_secrets

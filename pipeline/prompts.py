@@ -19,7 +19,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from actors.errors import JobError, PromptmillError, UserError
-from pipeline.config import Prompts
+from pipeline.config_stages import Prompts
 from pipeline.patient_file import open_patiently
 from pipeline.plain_parquet import PlainParquet, plain_schema
 from pipeline.retry import RetryPolicy

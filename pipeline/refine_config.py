@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.config import Section, SynthesizeConfig, option
+from pipeline.config import SynthesizeConfig
+from pipeline.config_base import Section, option
 
 
 class Refine(Section):

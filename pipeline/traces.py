@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors.errors import UserError
-from pipeline.config import Trace
+from pipeline.config_running import Trace
 
 if TYPE_CHECKING:
     from pipeline.tracer import Tracer

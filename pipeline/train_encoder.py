@@ -11,7 +11,7 @@ from actors.seeds import derive_seed
 from pipeline.caption_tokenizer import as_transformers, train_tokenizer
 from pipeline.captioned import CaptionedTable
 from pipeline.cluster import connected
-from pipeline.config import Section, option, place
+from pipeline.config_base import Section, option, place
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
 from pipeline.train_job import TrainingTask, open_output, open_split, put_files, run_training

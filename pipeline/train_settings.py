@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from actors.augment import Augmentation
-from pipeline.config import Cluster, Section, image_uris, max_image_pixels, option, place, server_side_encryption
+from pipeline.config_base import Section, image_uris, max_image_pixels, option, place, server_side_encryption
+from pipeline.config_running import Cluster
 from pipeline.server_side_encryption import Sse
 
 

@@ -14,7 +14,7 @@ from actors.gan_model import load_gan
 from actors.images import Encoding, ImageEncoder
 from actors.model_uri import resolve_model
 from actors.seeds import image_generator
-from pipeline.config import Generate
+from pipeline.config_stages import Generate
 from tests.benchmarks.harness import Bench, Comparison, Contest, rate
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)

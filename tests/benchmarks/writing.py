@@ -84,7 +84,7 @@ def s3(bench: Bench) -> Contest:
     _commit(model, range(shards), table, images)
     objects = {
         str(file.relative_to(bench.scratch / "model")): file.read_bytes()
-        for part in ("data", "_run/shards")
+        for part in ("data", "_run/shards", "_run/timings")
         for file in sorted((bench.scratch / "model" / part).iterdir())
     }
 

@@ -22,8 +22,9 @@ import pytest
 from actors.errors import JobError, UserError
 from pipeline.columns import choose_columns
 from pipeline.commit import ShardCommitter, committed_shards, read_records
-from pipeline.config import Prompts, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.config_stages import Prompts
 from pipeline.formats.base import ShardImages
 from pipeline.plan import Plan
 from pipeline.prompts import open_table

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.cli import main
 from pipeline.commit import read_records
-from pipeline.config import Prompts
+from pipeline.config_stages import Prompts
 from pipeline.parquet_keys import KEY
 from pipeline.prompts import open_table
 from pipeline.read_output import sample_rows

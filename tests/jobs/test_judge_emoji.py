@@ -37,7 +37,11 @@ def test_each_kind_of_picture_and_wording_has_its_line(table, tmp_path, capsys):
     assert all(wording in said for wording in WORDINGS)
     assert "seen" in said
     assert "held out, concept" in said
-    assert said.count("%") == 2 * 3 * len(WORDINGS)
+    assert said.count("%") == 2 * 4 * len(WORDINGS)
+    for line in said.splitlines():
+        if "label, en" in line:
+            by_label, by_english = [word for word in line.split() if word.endswith("%")][1:3]
+            assert by_label == by_english
     for name in ("FD in the judge's features", "sharpness", "nearest training picture", "8 pictures of one label"):
         assert name in said
 

@@ -59,6 +59,10 @@ def run(table: Path, encoder: Path, output: Path, *more: str, fresh: bool = Fals
     """Trains, and returns all weights of the newest checkpoint."""
     told = [f"data.uri={table}", f"encoder={encoder}", f"output.uri={output}", *TINY, *more]
     train_gan(load_config(TrainGanConfig, None, told), fresh=fresh, address=None, quiet=True, debug=False)
+    return last_weights(output)
+
+
+def last_weights(output: Path) -> dict[str, torch.Tensor]:
     newest = max(output.glob("checkpoints/adversarial-*"))
     found: dict[str, torch.Tensor] = {}
     for path in newest.glob("*.safetensors"):
@@ -71,10 +75,17 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 @pytest.fixture(scope="module")
-def calm(table, encoder, local_ray, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """An undisturbed run of all phases."""
-    output = tmp_path_factory.mktemp("calm")
-    return output, run(table, encoder, output)
+def calm(table, encoder, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """An undisturbed run of all phases, as a newcomer types it: in a process of its own, by relative paths."""
+    place = tmp_path_factory.mktemp("calm")
+    shutil.copy(table, place / "shapes.parquet")
+    shutil.copytree(encoder, place / "encoder")
+    told = ["data.uri=shapes.parquet", "encoder=encoder", "output.uri=out/gan", *TINY]
+    command = [sys.executable, "-m", "jobs", "train-gan", *told]
+    ended = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "generate.model=out/gan/model" in ended.stdout
+    return place / "out/gan", last_weights(place / "out/gan")
 
 
 def lines(output: Path) -> list[dict[str, float]]:
@@ -275,21 +286,6 @@ def test_what_a_critic_begins_with(calm, warmed, table, encoder, local_ray, tmp_
     later = run(table, encoder, tmp_path / "later", *STILL, f"start={calm[0]}")
     for name in (name for name in calm[1] if name.startswith("critic/")):
         assert torch.allclose(later[name], calm[1][name], atol=1e-6), name
-
-
-def test_relative_paths_are_the_users(table, encoder, tmp_path):
-    """As a newcomer types it, in a process of its own."""
-    shutil.copy(table, tmp_path / "shapes.parquet")
-    shutil.copytree(encoder, tmp_path / "encoder")
-    told = ["data.uri=shapes.parquet", "encoder=encoder", "output.uri=out/gan", *TINY]
-    told += ["autoencoder.steps=0", "regression.steps=0", "adversarial.steps=2"]
-    command = [sys.executable, "-m", "jobs", "train-gan", *told]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "generate.model=out/gan/model" in ended.stdout
-    for name in ("model/generator.safetensors", "model/README.md", "log.jsonl", "report.html", "sheets"):
-        assert (tmp_path / "out/gan" / name).exists()
-    assert list((tmp_path / "out/gan").glob("checkpoints/adversarial-*/manifest.json"))
 
 
 # Without the moments of Adam, whose first steps turn a rounding into a sign, 20 steps stay within rounding.

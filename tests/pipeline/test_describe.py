@@ -15,7 +15,7 @@ from actors.errors import JobError, UserError
 from actors.marks import read_marks
 from jobs.report import run as report
 from pipeline.card import read_front_matter, render_card
-from pipeline.config import Card
+from pipeline.config_output import Card
 from pipeline.describe import describe_again, describe_output, is_described
 from pipeline.facts import Facts
 from pipeline.formats import FORMATS

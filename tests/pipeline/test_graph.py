@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.config import Actors
+from pipeline.config_running import Actors
 from pipeline.graph import pool, whole_blocks
 
 

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.errors import UserError
-from pipeline.config import Output, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
+from pipeline.config_output import Output
 from pipeline.graph import generate_settings
 from pipeline.incremental import PROMPTS, Chosen, choose_prompts, chosen_config, find_earlier
 from pipeline.latest import move, pointer_to

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from jobs.cli import main, split
 from jobs.printing import tell
 from pipeline import logs, traces
-from pipeline.config import Log, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.config_running import Log
 from pipeline.logs import LogSettings
 
 JSON = LogSettings(json=True)
@@ -165,7 +166,7 @@ def test_help_and_spans_that_are_off_import_nothing_heavy() -> None:
 
 def test_traces_without_what_exports_them_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from actors.errors import UserError
-    from pipeline.config import Trace
+    from pipeline.config_running import Trace
 
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     assert traces.trace_settings(Trace(), "f") is None

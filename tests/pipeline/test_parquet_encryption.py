@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
 from actors.errors import UserError
 from pipeline.commit import ShardCommitter, read_records, record_name
-from pipeline.config import Prompts, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.config_stages import Prompts
 from pipeline.describe import describe_again
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.parquet_keys import KEY, KMS, open_parquet

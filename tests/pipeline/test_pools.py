@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.cluster import _fits
-from pipeline.config import Actors
+from pipeline.config_running import Actors
 from pipeline.graph import pool
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from actors.errors import UserError
 from pipeline.columns import choose_columns
-from pipeline.config import Prompts, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.config_stages import Prompts
 from pipeline.plan import Plan
 from pipeline.prompts import open_table
 from pipeline.row_ids import find_repeats

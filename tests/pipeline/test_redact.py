@@ -15,8 +15,9 @@ import pytest
 from actors.errors import UserError
 from jobs.cli import main
 from pipeline.commit import read_records
-from pipeline.config import Prompts, SynthesizeConfig
+from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
+from pipeline.config_stages import Prompts
 from pipeline.describe import describe_again
 from pipeline.graph import generate_settings
 from pipeline.prompts import open_table

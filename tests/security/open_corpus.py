@@ -28,7 +28,7 @@ from actors.model_uri import resolve_model
 from pipeline.captioned import open_captioned
 from pipeline.checkpoint_store import CheckpointStore
 from pipeline.columns import choose_columns
-from pipeline.config import Prompts
+from pipeline.config_stages import Prompts
 from pipeline.evaluate_config import Images
 from pipeline.image_table import open_images
 from pipeline.prompts import open_table

@@ -24,7 +24,7 @@ import pyarrow as pa
 from actors.errors import UserError
 from pipeline.captioned import open_captioned
 from pipeline.columns import choose_columns
-from pipeline.config import Prompts
+from pipeline.config_stages import Prompts
 from pipeline.evaluate_config import Images
 from pipeline.image_table import open_images
 from pipeline.prompts import open_table
