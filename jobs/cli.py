@@ -60,7 +60,7 @@ class TrainEncoderCommand(ConfigCommand):
 
     def config(self) -> Any:
         """See the base."""
-        from pipeline.train_encoder import TrainEncoderConfig
+        from pipeline.encoder_config import TrainEncoderConfig
 
         return TrainEncoderConfig
 

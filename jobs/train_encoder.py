@@ -20,7 +20,8 @@ def run(
     """Loads the config, trains, prints where the model is."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError("training needs the extra `train`: pip install 'promptmill[train]'")
-    from pipeline.train_encoder import TrainEncoderConfig, train_encoder
+    from pipeline.encoder_config import TrainEncoderConfig
+    from pipeline.train_encoder import train_encoder
 
     config = load_config(TrainEncoderConfig, config_path, overrides)
     model = train_encoder(config, fresh=fresh, address=address, quiet=quiet, debug=debug)

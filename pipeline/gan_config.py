@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from actors.errors import UserError
-from actors.gan_schedule import PHASES, GanSchedule, PhaseSettings
-from actors.networks import GanConfig
 from pipeline.config_base import Section, option, place
 from pipeline.train_settings import TrainingConfig, WatchTable
+
+if TYPE_CHECKING:
+    from actors.gan_schedule import GanSchedule
+    from actors.networks import GanConfig
+
+# The networks are imported where they are built: whoever asks for --help need not wait for torch.
 
 
 class Networks(Section):
@@ -137,10 +141,14 @@ class TrainGanConfig(TrainingConfig):
 
     def sizes(self, text_dim: int) -> GanConfig:
         """For `actors.networks`."""
+        from actors.networks import GanConfig
+
         return GanConfig(text_dim=text_dim, **self.networks.model_dump())
 
     def schedule(self) -> GanSchedule:
         """For `actors.gan_trainer`; of a settled config."""
+        from actors.gan_schedule import PHASES, GanSchedule, PhaseSettings
+
         game = self.adversarial
         phases = {}
         for name in PHASES:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.augment import Augmentation
 from pipeline.config_base import Section, image_uris, max_image_pixels, option, place, server_side_encryption
 from pipeline.config_running import Cluster
 from pipeline.server_side_encryption import Sse
+
+if TYPE_CHECKING:
+    from actors.augment import Augmentation
 
 
 class Data(Section):
@@ -43,6 +45,8 @@ class Augment(Section):
 
     def settings(self) -> Augmentation:
         """The same for `actors.augment`."""
+        from actors.augment import Augmentation
+
         return Augmentation(**self.model_dump())
 
 

@@ -21,7 +21,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from actors.errors import UserError
 from pipeline.config_file import load_config
-from pipeline.train_encoder import TrainEncoderConfig, train_encoder
+from pipeline.encoder_config import TrainEncoderConfig
+from pipeline.train_encoder import train_encoder
 from tests.jobs.test_kill import kill_when
 from tests.shapes import COLOURS, SHAPES, picture, save_table
 

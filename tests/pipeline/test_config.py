@@ -10,10 +10,10 @@ from actors.errors import UserError
 from actors.recipes import parse_recipe, recipe_names
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config, options
+from pipeline.encoder_config import TrainEncoderConfig
 from pipeline.gan_config import TrainGanConfig
 from pipeline.graph import recipe_texts
 from pipeline.nightly_config import NightlyConfig
-from pipeline.train_encoder import TrainEncoderConfig
 
 REPO = Path(__file__).parents[2]
 
