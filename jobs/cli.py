@@ -9,8 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from jobs.cli_models import models
+from jobs.cli_training import training
+from jobs.cli_words import (
+    Address,
+    ConfigPath,
+    Date,
+    Debug,
+    LogPrompts,
+    Overrides,
+    Quiet,
+    Sse,
+    Unsafe,
+    config_command,
+    split,
+)
 from jobs.printing import tell
 from pipeline import logs
 from pipeline.inert_text import printable
@@ -26,100 +40,7 @@ app = typer.Typer(
 )
 
 
-class ConfigCommand(TyperCommand):
-    """A command whose --help lists every option of its config with meaning, unit and default."""
-
-    def config(self) -> Any:
-        """The config's class; imported when asked for, since some bring torch with them."""
-        from pipeline.config import SynthesizeConfig
-
-        return SynthesizeConfig
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Writes the options after the usual help."""
-        from pipeline.config_file import options
-
-        with formatter.section("Config (in CONFIG.yaml, or as section.key=value)"):
-            formatter.write_dl(
-                [(key, f"{text} [{kind}; default: {default}]") for key, kind, default, text in options(self.config())]
-            )
-
-
-class NightlyCommand(ConfigCommand):
-    """The same for nightly."""
-
-    def config(self) -> Any:
-        """See the base."""
-        from pipeline.nightly_config import NightlyConfig
-
-        return NightlyConfig
-
-
-class TrainEncoderCommand(ConfigCommand):
-    """The same for train-encoder."""
-
-    def config(self) -> Any:
-        """See the base."""
-        from pipeline.encoder_config import TrainEncoderConfig
-
-        return TrainEncoderConfig
-
-
-class TrainGanCommand(ConfigCommand):
-    """The same for train-gan."""
-
-    def config(self) -> Any:
-        """See the base."""
-        from pipeline.gan_config import TrainGanConfig
-
-        return TrainGanConfig
-
-
-class RefineCommand(ConfigCommand):
-    """The same for refine."""
-
-    def config(self) -> Any:
-        """See the base."""
-        from pipeline.refine_config import RefineConfig
-
-        return RefineConfig
-
-
-class EvaluateCommand(ConfigCommand):
-    """The same for evaluate."""
-
-    def config(self) -> Any:
-        """See the base."""
-        from pipeline.evaluate_config import EvaluateConfig
-
-        return EvaluateConfig
-
-
-ConfigPath = Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="YAML file; without it the defaults")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="options set here")]
-Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and the workers' logs")]
-LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="log prompts and descriptions too (log.prompts=true)")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, only the summary")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster, e.g. auto or ray://host:10001; else RAY_ADDRESS, else local")
-]
-Sse = Annotated[
-    str | None, typer.Option(help="server-side encryption of OUTPUT on S3: SSE-S3, SSE-KMS[:KEY_ID], SSE-C:env:NAME")
-]
-
-
-Unsafe = Annotated[
-    bool,
-    typer.Option(
-        "--allow-unsafe-models", help="models as pickles, or with code of their own: allow_unsafe_models=true"
-    ),
-]
-
-
-Date = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="the run date, for {date} in output.uri")]
-
-
-@app.command(cls=ConfigCommand)
+@app.command(cls=config_command("pipeline.config", "SynthesizeConfig"))
 def synthesize(
     config: ConfigPath = None,
     overrides: Overrides = None,
@@ -136,7 +57,7 @@ def synthesize(
     run(*split(config, overrides, unsafe, log_prompts), date=date, address=address, quiet=quiet, debug=debug)
 
 
-@app.command(cls=NightlyCommand)
+@app.command(cls=config_command("pipeline.nightly_config", "NightlyConfig"))
 def nightly(
     config: ConfigPath = None,
     overrides: Overrides = None,
@@ -155,7 +76,7 @@ def nightly(
     run(*split(config, overrides, unsafe, log_prompts), date=date, address=address, quiet=quiet, debug=debug)
 
 
-@app.command(cls=ConfigCommand)
+@app.command(cls=config_command("pipeline.config", "SynthesizeConfig"))
 def plan(
     config: ConfigPath = None,
     overrides: Overrides = None,
@@ -240,38 +161,7 @@ def render_row(
     run(output, image_id, to, model, sse, unsafe=unsafe)
 
 
-@app.command("train-encoder", cls=TrainEncoderCommand)
-def train_encoder(
-    config: ConfigPath = None,
-    overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="start over: delete the run's checkpoints")] = False,
-    address: Address = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Train the image-text encoder on captioned pictures, or go on from the last checkpoint."""
-    from jobs.train_encoder import run
-
-    run(*split(config, overrides), fresh=fresh, address=address, quiet=quiet, debug=debug)
-
-
-@app.command("train-gan", cls=TrainGanCommand)
-def train_gan(
-    config: ConfigPath = None,
-    overrides: Overrides = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="start over: delete the run's checkpoints")] = False,
-    address: Address = None,
-    quiet: Quiet = False,
-    unsafe: Unsafe = False,
-    debug: Debug = False,
-) -> None:
-    """Train the text-conditional GAN on captioned pictures, or go on from the last checkpoint."""
-    from jobs.train_gan import run
-
-    run(*split(config, overrides, unsafe), fresh=fresh, address=address, quiet=quiet, debug=debug)
-
-
-@app.command(cls=RefineCommand)
+@app.command(cls=config_command("pipeline.refine_config", "RefineConfig"))
 def refine(
     config: ConfigPath = None,
     overrides: Overrides = None,
@@ -285,44 +175,6 @@ def refine(
     from jobs.refine import run
 
     run(*split(config, overrides, unsafe, log_prompts), address=address, quiet=quiet, debug=debug)
-
-
-@app.command("hard-examples")
-def hard_examples(
-    images: Annotated[str, typer.Argument(metavar="OUTPUT", help="scored images: an output, or OUTPUT/best of refine")],
-    pictures: Annotated[str, typer.Argument(metavar="PICTURES", help="captioned table of real pictures")],
-    target: Annotated[Path, typer.Argument(metavar="HARD.parquet", help="table to write")],
-    encoder: Annotated[str, typer.Option(help="URI of the image-text encoder")] = "package:promptmill/encoder",
-    split: Annotated[str | None, typer.Option(help="rows of PICTURES whose column split says so")] = None,
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of the prompts, the lowest")] = 0.3,
-    others: Annotated[float, typer.Option(min=0.0, help="weight of pictures that no hard prompt names")] = 0.25,
-    debug: Debug = False,
-) -> None:
-    """Write the real pictures of what a generator draws worst as a captioned table for train-gan."""
-    from jobs.hard_examples import run
-
-    run(images, pictures, target, encoder, split, share, others)
-
-
-@app.command(cls=EvaluateCommand)
-def evaluate(
-    config: ConfigPath = None,
-    overrides: Overrides = None,
-    compare: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="A B", help="compare two evaluations; no other argument then")
-    ] = None,
-    address: Address = None,
-    quiet: Quiet = False,
-    unsafe: Unsafe = False,
-    debug: Debug = False,
-) -> None:
-    """Measure generated images: against a reference, against their words, and among one another."""
-    from jobs.evaluate import run, run_compare
-
-    if compare is not None:
-        run_compare(*compare)
-    else:
-        run(*split(config, overrides, unsafe), address=address, quiet=quiet, debug=debug)
 
 
 @app.command()
@@ -383,93 +235,8 @@ def submit(
     raise typer.Exit(job_submit.run(*split(config, overrides, unsafe), asked, address=address, token=token_file))
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[str, typer.Argument(help="a run's OUTPUT, or OUTPUT/checkpoints/NAME")],
-    out: Annotated[str, typer.Argument(help="directory or URI of the model")],
-    best: Annotated[bool, typer.Option("--best", help="the checkpoint with the best score, not the newest")] = False,
-    sse: Sse = None,
-    debug: Debug = False,
-) -> None:
-    """Make a model directory for generate.model out of a GAN's checkpoint."""
-    from jobs.export import run
-
-    run(checkpoint, out, best=best, sse=sse)
-
-
-models = typer.Typer(
-    help="The node's model cache; which models to choose.", no_args_is_help=True, rich_markup_mode=None
-)
+app.add_typer(training)
 app.add_typer(models, name="models")
-
-
-@models.command()
-def pull(
-    uri: Annotated[str, typer.Argument(help="model URI, as expand.model and generate.model take it")],
-    adapter: Annotated[bool, typer.Option("--adapter", help="it is a LoRA adapter")] = False,
-    unsafe: Unsafe = False,
-    debug: Debug = False,
-) -> None:
-    """Copy a model to this node and print its path and hash; a second call finds it there."""
-    from jobs.models import pull
-
-    pull(uri, unsafe=unsafe, adapter=adapter)
-
-
-@models.command("list")
-def list_models(
-    check: Annotated[bool, typer.Option("--check", help="hash every file again")] = False, debug: Debug = False
-) -> None:
-    """Show what the cache holds."""
-    from jobs.models import show
-
-    show(check=check)
-
-
-@models.command()
-def prune(
-    to: Annotated[str | None, typer.Option(metavar="SIZE", help="e.g. 50G; without it the cache's limit")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="all of it, also what was just used")] = False,
-    debug: Debug = False,
-) -> None:
-    """Take away what was used longest ago, but nothing of the last hour."""
-    from jobs.models import prune
-
-    prune(to=to, everything=everything)
-
-
-@models.command()
-def recommend(
-    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="prompt table, whose rows are counted")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="images in all; with a table, images of each row")] = None,
-    gpu: Annotated[list[str] | None, typer.Option(metavar="NAME:COUNT", help="e.g. L4:8; may be repeated")] = None,
-    price: Annotated[list[str] | None, typer.Option(metavar="NAME=PRICE", help="of a GPU hour, e.g. L4=0.80")] = None,
-    budget: Annotated[float | None, typer.Option(min=0, help="what the run may cost, in the prices' currency")] = None,
-    expand: Annotated[bool, typer.Option(help="with a language model that writes a description for each image")] = True,
-    address: Address = None,
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
-    debug: Debug = False,
-) -> None:
-    """Say which models fit the GPUs, how long and how dear they are, and choose; by rule, nothing is run or fetched."""
-    from jobs.recommend import recommend
-
-    recommend(
-        table, images=images, gpus=gpu or [], prices=price or [], budget=budget, expand=expand, address=address,
-        as_json=as_json,
-    )  # fmt: skip
-
-
-def split(
-    config: str | None, overrides: list[str] | None, unsafe: bool = False, log_prompts: bool = False
-) -> tuple[Path | None, list[str]]:
-    """Tells the config file from overrides: the first word is an override where it has a ``=``."""
-    switches = {"allow_unsafe_models=true": unsafe, "log.prompts=true": log_prompts}
-    rest = [*(overrides or []), *(option for option, on in switches.items() if on)]
-    if config is None:
-        return None, rest
-    if "=" in config:
-        return None, [config, *rest]
-    return Path(config), rest
 
 
 def guarded(command: Callable[[], Any], *, debug: bool) -> int:

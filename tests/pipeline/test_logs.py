@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.cli import main, split
+from jobs.cli import main
+from jobs.cli_words import split
 from jobs.printing import tell
 from pipeline import logs, traces
 from pipeline.config import SynthesizeConfig
