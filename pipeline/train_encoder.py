@@ -69,14 +69,14 @@ class EncoderTask(TrainingTask):
             self._rows = choose_rows(self.shown or self.table, self.config.watch.pictures, self.config.seed)
         return retrieval(trainee.encoder, self._rows, self.config.seed)
 
-    def finish(self, trainee: Trainee, store: Store) -> None:
+    def finish(self, trainee: Trainee, store: Store) -> dict[str, int]:
         """Writes the encoder to OUTPUT/model."""
         from actors.encoder_trainer import EncoderTrainer
 
         assert isinstance(trainee, EncoderTrainer)
         with store.scratch() as directory:
             trainee.encoder.save(directory)
-            put_files(store, directory, "model")
+            return put_files(store, directory, "model")
 
 
 def train_encoder(config: TrainEncoderConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:

@@ -80,7 +80,7 @@ class GanTask(TrainingTask):
         log.sheet(phase.name, step, self._watch.sheet(trainee.model()))
         return self._watch.measure(trainee.model())
 
-    def finish(self, trainee: Trainee, store: Store) -> None:
+    def finish(self, trainee: Trainee, store: Store) -> dict[str, int]:
         """Writes the model to OUTPUT/model."""
         from actors.gan_trainer import GanTrainer
         from pipeline.export import write_model
@@ -88,7 +88,7 @@ class GanTask(TrainingTask):
         assert isinstance(trainee, GanTrainer)
         with store.scratch() as directory:
             write_model(trainee.model(), store, directory)
-            put_files(store, directory, "model")
+            return put_files(store, directory, "model")
 
 
 def train_gan(config: TrainGanConfig, *, fresh: bool, address: str | None, quiet: bool, debug: bool) -> str:

@@ -31,6 +31,7 @@ from pipeline.sample_reader import SampleReader, fixed_length
 from pipeline.server_side_encryption import with_sse
 from pipeline.storage import Store
 from pipeline.train_board import TrainBoard
+from pipeline.train_record import is_finished
 from pipeline.train_settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class TrainingTask:
         """Sheets and measurements, made by the first worker alone; ``score`` among them marks the best checkpoint."""
         raise NotImplementedError
 
-    def finish(self, trainee: Trainee, store: Store) -> None:
-        """Writes the finished model, by the first worker alone."""
+    def finish(self, trainee: Trainee, store: Store) -> dict[str, int]:
+        """Writes the finished model, by the first worker alone; returns what `put_files` does."""
         raise NotImplementedError
 
 
@@ -104,11 +105,14 @@ def open_split(config: TrainingConfig, split: str | None) -> CaptionedTable:
     )  # fmt: skip
 
 
-def put_files(store: Store, directory: Path, under: str) -> None:
-    """Copies the files of a local directory to OUTPUT/UNDER."""
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            store.replace(f"{under}/{path.relative_to(directory).as_posix()}", path.read_bytes())
+def put_files(store: Store, directory: Path, under: str) -> dict[str, int]:
+    """Copies the files of a local directory to OUTPUT/UNDER; returns their sizes in bytes by their names there."""
+    sizes = {}
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        name, data = f"{under}/{path.relative_to(directory).as_posix()}", path.read_bytes()
+        store.replace(name, data)
+        sizes[name] = len(data)
+    return sizes
 
 
 def run_training(task: TrainingTask, *, quiet: bool) -> None:
@@ -119,6 +123,8 @@ def run_training(task: TrainingTask, *, quiet: bool) -> None:
         UserError: what the workers found wrong with table, config or place.
     """
     store, workers = open_output(task.config), task.config.workers
+    if is_finished(store):
+        return
     # Ray Train keeps a snapshot of its own beside the checkpoints and would trust it more than our manifests.
     store.remove(f"{EXPERIMENT}/checkpoint_manager_snapshot.json")
     logging.getLogger("ray.train").setLevel(logging.ERROR)

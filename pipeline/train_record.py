@@ -1,4 +1,4 @@
-"""The record of a training run: run.json, put first, says what is trained here."""
+"""The record of a training run: run.json, put first, says what is trained here; finished.json, put last, that it is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pipeline.checkpoint_store import CheckpointStore
 from pipeline.storage import Store
 
 _RUN = "run.json"
+_FINISHED = "finished.json"
 _PLACE = "workers"
 """The one part of the record that may change from start to start."""
 
@@ -21,6 +22,7 @@ def begin_run(store: Store, identity: dict[str, Any], workers: dict[str, Any], *
         UserError: another run was begun here.
     """
     if fresh:
+        store.remove(_FINISHED)
         CheckpointStore(store, 1, lambda text: None).clear()
         store.remove(_RUN)
     body = json.loads(json.dumps({**identity, _PLACE: workers}))
@@ -47,6 +49,17 @@ def read_run(store: Store) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"'{store.public()}' holds no training run ({_RUN})") from error
     return body
+
+
+def note_finished(store: Store, model: dict[str, int]) -> None:
+    """Notes that the run begun here has made its model; ``model`` holds the sizes of the model's files by name."""
+    store.replace(_FINISHED, json.dumps({"model": model}, indent=1, sort_keys=True).encode())
+
+
+def is_finished(store: Store) -> bool:
+    """Whether the run begun here has made its model, and the model is still there."""
+    found = store.read(_FINISHED)
+    return found is not None and all(store.size(name) == size for name, size in json.loads(found)["model"].items())
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

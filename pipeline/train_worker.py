@@ -28,6 +28,7 @@ from pipeline.storage import Store
 from pipeline.train_job import EXPERIMENT, TrainingTask, open_output
 from pipeline.train_log import TrainLog
 from pipeline.train_profile import profiled
+from pipeline.train_record import note_finished
 
 
 def work(task: TrainingTask, directory: str) -> None:
@@ -63,7 +64,7 @@ def work(task: TrainingTask, directory: str) -> None:
         if stopped is not None:
             raise JobError(f"{stopped}; the last checkpoint under '{store.public(EXPERIMENT)}' is good")
         if rank == 0:
-            task.finish(trainee, store)
+            note_finished(store, task.finish(trainee, store))
     except PromptmillError as error:
         # Fresh workers would meet the same: the worker returns as if all were well, so that none is started.
         task.board.stop(_bare(error))

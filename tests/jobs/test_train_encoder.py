@@ -76,10 +76,20 @@ def test_the_log_has_a_line_for_each_stretch_and_the_loss_falls(calm):
     assert list((calm[0] / "tensorboard").glob("events*"))
 
 
-def test_a_finished_run_trains_nothing_and_another_config_is_refused(calm, table):
-    before = (calm[0] / "log.jsonl").read_text()
-    assert equal(run(table, calm[0], "schedule.steps=120", "cadence.checkpoint=40"), calm[1])
-    assert (calm[0] / "log.jsonl").read_text() == before
+def test_a_finished_run_starts_no_worker_and_another_config_is_refused(calm, table, monkeypatch):
+    def started(*told: object, **named: object) -> None:
+        raise UserError("workers were started")
+
+    monkeypatch.setattr("pipeline.train_job.TorchTrainer", started)
+    told = ["schedule.steps=120", "cadence.checkpoint=40"]
+    assert equal(run(table, calm[0], *told), calm[1])
+    # A model that is not whole is made again, from the last checkpoint.
+    weights = calm[0] / "model/model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="workers were started"):
+        run(table, calm[0], *told)
+    weights.write_bytes(whole)
     with pytest.raises(UserError, match=r"schedule\.rate.*--fresh"):
         run(table, calm[0], "schedule.steps=120", "schedule.rate=0.1")
 
