@@ -46,8 +46,7 @@ _COLUMNS = ["image", "split", "recoloured", "held_out_kind", "label_en", "label_
 _EACH, _VARIED = 8, 100
 """Pictures of one label, and labels, that diversity is measured on."""
 _CHOICE = 400
-_SEEN = 400
-"""Words to choose from at least, and seen pictures that are judged."""
+"""Words to choose from at least."""
 
 _WIDE = 120
 """Characters of the table where no terminal says."""
@@ -74,7 +73,12 @@ class Judged:
 
 
 def judge(
-    model: GanModel, encoder: ImageText, table: Path, seed: int = 0, described: dict[str, str] | None = None
+    model: GanModel,
+    encoder: ImageText,
+    table: Path,
+    seed: int = 0,
+    described: dict[str, str] | None = None,
+    seen: int | None = None,
 ) -> tuple[list[Judged], dict[str, float]]:
     """R-precision by kind of picture and wording, and figures of the whole.
 
@@ -84,20 +88,21 @@ def judge(
         table: what `jobs.prepare_emoji` wrote.
         seed: chooses pictures, the words to choose from, and noise.
         described: descriptions by English label, for a line of their own.
+        seen: how many of the seen pictures are judged; None = all.
 
     Raises:
         UserError: the table is not one of `jobs.prepare_emoji`.
     """
     rows = [row for row in _read(table) if not row["recoloured"]]
-    seen = [row for row in rows if row["split"] == "train"]
-    groups = {"seen": random.Random(seed).sample(seen, min(len(seen), _SEEN))}
+    known = [row for row in rows if row["split"] == "train"]
+    groups = {"seen": random.Random(seed).sample(known, len(known) if seen is None else min(len(known), seen))}
     for row in rows:
         if row["split"] != "train":
             groups.setdefault(f"held out, {row['held_out_kind']}", []).append(row)
     side, lines, figures = model.generator.config.resolution, [], {}
     asked = [(name, some, rows, wording, say) for name, some in groups.items() for wording, say in WORDINGS.items()]
     if described:
-        told = [row for row in seen if row["label_en"] in described]
+        told = [row for row in known if row["label_en"] in described]
         asked.append(("seen", told, told, "described, en", lambda row: described[row["label_en"]]))
     for name, some, all_rows, wording, say in asked:
         # Words to choose from: of these pictures, and of others where these are few.
@@ -149,13 +154,16 @@ def main(
     nearest: Annotated[
         Path | None, typer.Option(metavar="SHEET.png", help="draw samples beside their nearest training pictures")
     ] = None,
+    seen: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="judge so many of the seen pictures, not all")
+    ] = None,
 ) -> None:
     """Judge a GAN of emoji by an encoder that it was not trained with."""
     gan, encoder = load_gan(resolve_model(model).path), load_image_text(resolve_model(judge_uri).path)
     if nearest is not None:
         nearest_sheet(gan, encoder, table).save(nearest)
     texts = _descriptions(described) if described else None
-    lines, figures = judge(gan, encoder, table, described=texts)
+    lines, figures = judge(gan, encoder, table, described=texts, seen=seen)
     heads = ("pictures", "words", "n", "R-precision", "by label", "by English label", "of real pictures")
     shown = Table(*heads, title=f"{model}, 1 of 100")
     for line in lines:

@@ -48,6 +48,8 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool) -> I
             ray.init(address=address, logging_level=level, log_to_driver=debug)
             where = f"Ray cluster at {address}"
         else:
+            # Ray would tell its makers what it is used for; a run tells nobody what it was not asked to.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             # Images never pass through the object store, so a small one is enough whatever /dev/shm holds.
             ray.init(
                 address="local",

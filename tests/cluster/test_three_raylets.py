@@ -50,6 +50,11 @@ def cluster(s3_server: Any, s3_bucket: str, engines: Engines, request: pytest.Fi
         yield raylets
 
 
+def _hear_ctrl_c() -> None:
+    """What a script runs in its background ignores Ctrl-C, and so does all that it starts: a suite's commands too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Job:
     """A command that submits a job and follows it to its end; its words are kept."""
 
@@ -57,8 +62,9 @@ class Job:
         self._log = log
         with log.open("w") as stream:
             self._process = subprocess.Popen(
-                command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, env=cluster.environment()
-            )
+                command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, env=cluster.environment(),
+                preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - it takes no lock that a thread may hold
+            )  # fmt: skip
 
     def __enter__(self) -> Job:
         return self

@@ -50,7 +50,7 @@ def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(
                 assert remote.read(entry["name"]) == local.read(entry["name"])
     assert remote.read("README.md") == local.read("README.md")
     before = {e.name: e.modified for part in ("data", "_run/shards") for e in remote.list(part)}
-    assert run(f"{s3_bucket}/in/*.parquet", f"{s3_bucket}/out") == 0
+    assert main(words(f"{s3_bucket}/in/*.parquet", f"{s3_bucket}/out")) == 0
     assert {e.name: e.modified for part in ("data", "_run/shards") for e in remote.list(part)} == before
 
     # The rejects are a prompt table as they are: with the reason mended, the very rows that were missing are made.
