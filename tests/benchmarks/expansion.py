@@ -86,7 +86,7 @@ def expansion(bench: Bench) -> Contest:
     if python:
         sides["vLLM"] = _vllm(bench, python, prompts)
         comparisons.append(Comparison(mine, "vLLM", "tokens/s", at_least=1.5))
-    return Contest(sides, comparisons, turns=5, warm=False)
+    return Contest(sides, comparisons, turns=3, warm=False)
 
 
 def _vllm(bench: Bench, python: str, prompts: Sequence[str]) -> Callable[[], dict[str, float]]:

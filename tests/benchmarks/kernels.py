@@ -53,7 +53,7 @@ def kernels(bench: Bench) -> Contest:
     return Contest(
         {ours: side(packed), usual: side(plain), **others},
         [Comparison(ours, usual, "rows/s"), *(Comparison(name, ours, "rows/s") for name in others)],
-        turns=9,
+        turns=5,
     )
 
 

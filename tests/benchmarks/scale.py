@@ -35,7 +35,7 @@ _RECORDS = 10_000
 
 def scale(bench: Bench) -> Contest:
     """A run of 1,000 shards beside one of 50."""
-    return _scale(_LARGE, _SMALL, turns=3)
+    return _scale(_LARGE, _SMALL, turns=2)
 
 
 def scale_10000(bench: Bench) -> Contest:

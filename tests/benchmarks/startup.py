@@ -65,6 +65,7 @@ def first_shard(bench: Bench) -> Contest:
             Comparison(first, most, "seconds", at_most=1),
             Comparison(first, script, "seconds"),
         ],
+        turns=3,
     )
 
 

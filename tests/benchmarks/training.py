@@ -28,7 +28,7 @@ from pipeline.train_gan import GanTask, train_gan
 from tests.benchmarks.harness import Bench, Comparison, Contest
 from tests.shapes import save_encoder
 
-STEPS, LEFT_OUT = 48, 16
+STEPS, LEFT_OUT = 32, 8
 
 
 def training(bench: Bench) -> Contest:
