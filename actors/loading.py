@@ -13,13 +13,14 @@ def loading() -> Iterator[None]:
 
     CPython goes through the objects that it has whenever there are a few more of them. torch and transformers make
     half a million that never become garbage: to look through them time and again, and once more as the process ends,
-    is a quarter of the CPU time of their import.
+    is a quarter of the CPU time of their import. They are looked through once: garbage must not be kept for ever.
     """
     collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.collect()
         gc.freeze()
         if collected:
             gc.enable()

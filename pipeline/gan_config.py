@@ -9,10 +9,9 @@ from pipeline.config_base import Section, option, place
 from pipeline.train_settings import TrainingConfig, WatchTable
 
 if TYPE_CHECKING:
+    # Imported where they are built: whoever asks for --help need not wait for torch.
     from actors.gan_schedule import GanSchedule
     from actors.networks import GanConfig
-
-# The networks are imported where they are built: whoever asks for --help need not wait for torch.
 
 
 class Networks(Section):

@@ -116,7 +116,7 @@ def put_files(store: Store, directory: Path, under: str) -> dict[str, int]:
 
 
 def run_training(task: TrainingTask, *, quiet: bool) -> None:
-    """Trains, or goes on training, until all phases are done.
+    """Trains, or goes on training, until all phases are done; a finished run whose model is whole starts no worker.
 
     Raises:
         JobError: training diverged, or workers were lost more often than ``workers.max_failures``.

@@ -59,7 +59,11 @@ def note_finished(store: Store, model: dict[str, int]) -> None:
 def is_finished(store: Store) -> bool:
     """Whether the run begun here has made its model, and the model is still there."""
     found = store.read(_FINISHED)
-    return found is not None and all(store.size(name) == size for name, size in json.loads(found)["model"].items())
+    try:
+        sizes: dict[str, int] = json.loads(found or b"")["model"]
+    except (ValueError, KeyError, TypeError):
+        return False  # what cannot be read is made again
+    return all(store.size(name) == size for name, size in sizes.items())
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
