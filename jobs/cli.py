@@ -251,8 +251,7 @@ def guarded(command: Callable[[], Any], *, debug: bool) -> int:
             print(printable(without_secrets(traceback.format_exc()), lines=True), file=sys.stderr)
         code = getattr(error, "exit_code", None)
         if isinstance(code, int):
-            text = str(error) if type(error).__name__ != "Interrupted" else _INTERRUPTED
-            tell(text, "error")
+            tell(str(error), "error")
             return code
         if isinstance(error, SystemExit):
             return error.code if isinstance(error.code, int) else 0
@@ -260,9 +259,6 @@ def guarded(command: Callable[[], Any], *, debug: bool) -> int:
         tell(f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)", "error")
         return 1
     return status if isinstance(status, int) else 0
-
-
-_INTERRUPTED = "interrupted; finished shards stay, the same command goes on from here"
 
 
 def main(arguments: list[str] | None = None) -> int:

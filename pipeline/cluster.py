@@ -15,7 +15,7 @@ import ray
 from actors.errors import JobError, UserError
 from pipeline.config import SynthesizeConfig
 from pipeline.config_running import Actors, Cluster
-from pipeline.last_words import last_words
+from pipeline.last_words import LastWords, last_words
 
 _MIB = 1 << 20
 _GPU_LABEL = "ray.io/accelerator-type"
@@ -35,11 +35,11 @@ def connected(address: str | None, config: Cluster, debug: bool = False) -> Iter
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     logging.getLogger("ray.data").setLevel(level if debug else logging.CRITICAL)
-    with last_words(), contextlib.nullcontext() if debug else _native_stderr_to_file():
-        yield from _connect(address, config, level, debug)
+    with last_words() as words, contextlib.nullcontext() if debug else _native_stderr_to_file():
+        yield from _connect(address, config, level, debug, words)
 
 
-def _connect(address: str | None, config: Cluster, level: int, debug: bool) -> Iterator[str]:
+def _connect(address: str | None, config: Cluster, level: int, debug: bool, words: LastWords) -> Iterator[str]:
     if ray.is_initialized():
         yield "the Ray that this process is connected to"
         return
@@ -64,7 +64,10 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool) -> I
         raise JobError(f"no Ray cluster answers at '{address or 'local'}': {error}".split("\n")[0]) from error
     try:
         yield where
-    except BaseException:
+    except BaseException as error:
+        if hasattr(error, "exit_code"):
+            # Ray's core may end this process while it is left, and the reason would never be said.
+            words.become(str(error))
         if not debug:
             _hush()
         raise

@@ -18,6 +18,7 @@ from actors.render_settings import RenderSettings
 from actors.scorer import ScorerSettings
 from pipeline import logs
 from pipeline.board import Board
+from pipeline.break_off import listen
 from pipeline.config import SynthesizeConfig
 from pipeline.config_running import Actors
 from pipeline.config_stages import Expand
@@ -58,6 +59,7 @@ def outcomes(
     # A model that fails to load for a passing reason (a cold cache, a busy disk) gets two more tries.
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = 2
+    listen(context)
 
     watching = Watching(run_name(run.fingerprint), logs.settings(), trace_settings(config.trace, run.fingerprint))
     most = config.limits.max_in_flight

@@ -18,6 +18,7 @@ from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
 from pipeline import logs
 from pipeline.board import Board
+from pipeline.break_off import break_off
 from pipeline.cluster import connected, missing_resources, without_gpus
 from pipeline.columns import OUTPUT_FIELDS, choose_columns
 from pipeline.commit import committed_shards, read_records
@@ -45,7 +46,7 @@ class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived: finished shards stay, the same command goes on."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__("interrupted; finished shards stay, the same command goes on from here")
         self.exit_code = 128 + number
 
 
@@ -188,28 +189,33 @@ def _drain(
         except BaseException as error:  # noqa: BLE001 - handed to the thread that can raise it
             arrived.put(error)
 
-    threading.Thread(target=consume, name="promptmill-graph", daemon=True).start()
+    graph = threading.Thread(target=consume, name="promptmill-graph", daemon=True)
+    graph.start()
     made: list[dict[str, Any]] = []
     silence = Silence()
-    while True:
-        try:
-            found = arrived.get(timeout=0.5)
-        except queue.Empty:
-            progress.tick()
-            if silence.seconds() > config.limits.stall_timeout:
-                raise JobError(
-                    f"no shard was committed for {config.limits.stall_timeout:g} s (limits.stall_timeout) with "
-                    f"{len(pending) - len(made)} left; {board.standing()}; run again to resume"
-                ) from None
-            continue
-        if found is None:
-            return made
-        if isinstance(found, BaseException):
-            raise _cause(found) from found
-        silence.broken()
-        made.append(found)
-        watch.add(found)
-        progress.add(found["images"], found["rejected"])
+    try:
+        while True:
+            try:
+                found = arrived.get(timeout=0.5)
+            except queue.Empty:
+                progress.tick()
+                if silence.seconds() > config.limits.stall_timeout:
+                    raise JobError(
+                        f"no shard was committed for {config.limits.stall_timeout:g} s (limits.stall_timeout) with "
+                        f"{len(pending) - len(made)} left; {board.standing()}; run again to resume"
+                    ) from None
+                continue
+            if found is None:
+                return made
+            if isinstance(found, BaseException):
+                raise _cause(found) from found
+            silence.broken()
+            made.append(found)
+            watch.add(found)
+            progress.add(found["images"], found["rejected"])
+    except BaseException:
+        break_off(graph)
+        raise
 
 
 def _cause(error: BaseException) -> BaseException:

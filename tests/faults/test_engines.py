@@ -9,14 +9,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.data import DataContext
 
 from actors.errors import JobError
+from pipeline.break_off import break_off, listen
 from pipeline.commit import committed_shards, read_records
 from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
@@ -195,3 +200,42 @@ def test_an_engine_that_never_answers_ends_the_job_and_the_next_run_resumes(
     assert committed_shards(Store(str(tmp_path / "out"))) == set()
     run(told())
     assert totals(tmp_path).committed == 6
+
+
+def test_work_that_breaks_off_has_no_thread_left_that_could_meet_a_ray_which_is_gone(
+    tmp_path: Path, local_ray: None
+) -> None:
+    """Ray's core ends a process at once, its reason untold, when Ray Data's scheduler asks for more than is there."""
+    go = tmp_path / "go"
+
+    def wait(batch: dict[str, object]) -> dict[str, object]:
+        while not go.exists():
+            time.sleep(0.1)
+        return batch
+
+    listen(DataContext.get_current())
+    dataset = ray.data.range(2, override_num_blocks=2).map_batches(wait)
+    ended: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            list(dataset.iter_batches())
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            ended.append(error)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    try:
+        while not schedulers():
+            time.sleep(0.1)
+        break_off(consumer, timeout=60)
+        assert not consumer.is_alive()
+        assert ended
+        assert not schedulers()
+    finally:
+        go.touch()
+
+
+def schedulers() -> list[str]:
+    """The threads in which Ray Data runs an execution."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
