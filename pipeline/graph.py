@@ -66,8 +66,9 @@ def outcomes(
     quota = Quota(most) if most is not None else None
     source = ShardSource(run.plan, pending, config, frozenset(recipes), watching, quota)
     # Reading takes no CPU of its own: on a small machine the actors hold them all, and a reader must still get through.
-    # Without a bound Ray would start all readers at once, each a process: 34 of them on a laptop with two cores.
-    readers = max(2, min(_MOST_READERS, int(ray.cluster_resources().get("CPU", 1)) // 2))
+    # Without a bound Ray would start all readers at once, each a process: 34 of them on a laptop with two cores. One
+    # process is two CPU seconds of a start there, and reads a shard in the time of a task, so that one does.
+    readers = max(1, min(_MOST_READERS, int(ray.cluster_resources().get("CPU", 1)) // 2))
     dataset = ray.data.read_datasource(
         source, override_num_blocks=len(pending), num_cpus=0, concurrency=min(readers, len(pending))
     )

@@ -20,7 +20,7 @@ from pipeline.config import SynthesizeConfig
 from pipeline.config_file import load_config
 from pipeline.synthesize import synthesize
 
-SHARDS = 120
+SHARDS = 80
 
 
 Command = Callable[[Path], list[str]]
@@ -102,9 +102,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def records_of(root: Path) -> list[Path]:
+    return list(root.glob("_run/shards/*.json"))
+
+
 def wait_for_records(root: Path, count: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
-    while len(list(root.glob("_run/shards/*.json"))) < count:
+    while len(records_of(root)) < count:
         assert process.poll() is None, "the run ended before it could be disturbed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -130,42 +134,49 @@ def _ancestors(pid: int) -> list[int]:
     return line
 
 
-def disturbed(command: list[str], root: Path, records: int, number: signal.Signals, status: int) -> None:
-    """A start that a signal ends when the dataset has so many records; it says how to go on."""
-    with driver(command) as run:
-        wait_for_records(root, records, run)
-        run.send_signal(number)
-        _, errors = run.communicate(timeout=120)
-        assert run.returncode == status, errors.decode()
+def ended(run: subprocess.Popen[bytes], number: signal.Signals, status: int) -> None:
+    """Ends a start by a signal; it says how to go on."""
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == status, errors.decode()
     assert b"Traceback" not in errors
     assert "the same command goes on from here" in errors.decode()
-    assert records <= len(list(root.glob("_run/shards/*.json"))) < SHARDS
 
 
 def test_signalled_and_killed_drivers_and_killed_actors_leave_the_bytes_of_an_undisturbed_run(
     tmp_path: Path, command: Command, calm: dict[str, str]
 ) -> None:
-    """One dataset: Ctrl-C, a spot machine's SIGTERM, SIGKILL of actors, twice, and of the driver; at last no work."""
+    """One dataset: SIGKILL of actors, twice, a spot machine's SIGTERM, SIGKILL of the driver; at last no work."""
     rough = tmp_path / "rough"
-    disturbed(command(rough), rough, 3, signal.SIGINT, 130)
-    disturbed(command(rough), rough, 20, signal.SIGTERM, 143)
     killed = 0
     with driver(command(rough)) as run:
-        for records in (35, 55):
+        for records in (5, 20):
             wait_for_records(rough, records, run)
             for pid in generator_actors(run.pid):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        wait_for_records(rough, 75, run)
-        run.kill()
-        assert run.wait() == -signal.SIGKILL
+        wait_for_records(rough, 30, run)
+        ended(run, signal.SIGTERM, 143)
     assert killed >= 2
+    assert len(records_of(rough)) < SHARDS
+    kill_when(lambda: len(records_of(rough)) > 50, command(rough))
     assert synthesize(read(command(rough)), quiet=True).made_shards > 0
     assert dataset(rough) == calm
 
     before = {p: p.stat().st_mtime_ns for p in rough.rglob("*") if p.is_file()}
     assert synthesize(read(command(rough)), quiet=True).made_shards == 0
     assert {p: p.stat().st_mtime_ns for p in rough.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.campaign
+def test_ctrl_c_ends_a_run_and_the_same_command_goes_on(tmp_path: Path, command: Command, calm: dict[str, str]) -> None:
+    output = tmp_path / "out"
+    with driver(command(output)) as run:
+        wait_for_records(output, 3, run)
+        ended(run, signal.SIGINT, 130)
+    assert 3 <= len(records_of(output)) < SHARDS
+    assert synthesize(read(command(output)), quiet=True).made_shards > 0
+    assert dataset(output) == calm
 
 
 @pytest.mark.campaign

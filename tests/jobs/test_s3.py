@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +36,7 @@ def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(
         ]  # fmt: skip
 
     def run(prompts: str, output: str, *overrides: str) -> int:
-        # Not the shared Ray: its workers were started without the credentials of this server.
+        # Not the shared Ray: its workers were started without the credentials of this server in their environment.
         command = [sys.executable, "-m", "jobs", *words(prompts, output, *overrides)]
         return subprocess.run(command, check=False).returncode
 
@@ -54,7 +56,12 @@ def test_prompts_and_output_on_s3_give_the_bytes_of_local_disk(
     assert {e.name: e.modified for part in ("data", "_run/shards") for e in remote.list(part)} == before
 
     # The rejects are a prompt table as they are: with the reason mended, the very rows that were missing are made.
-    assert run(f"{s3_bucket}/out/rejects", f"{s3_bucket}/retry", "limits.max_prompt_chars=500") == 0
+    keys = {"key": os.environ["AWS_ACCESS_KEY_ID"], "secret": os.environ["AWS_SECRET_ACCESS_KEY"],
+            "endpoint_url": os.environ["AWS_ENDPOINT_URL"]}  # fmt: skip
+    config = tmp_path / "keys.yaml"
+    config.write_text(json.dumps({"prompts": {"options": keys}, "storage": {"options": keys}}))
+    retried = words(f"{s3_bucket}/out/rejects", f"{s3_bucket}/retry", "limits.max_prompt_chars=500")
+    assert main([retried[0], str(config), *retried[1:]]) == 0
     retry = Store(f"{s3_bucket}/retry")
     (record,) = read_records(retry, [0])
     assert (record["rows"], record["committed"], record["reasons"]) == (2, 1, {"empty_prompt": 1})

@@ -146,7 +146,10 @@ def test_too_many_rejects_end_with_status_1_after_the_work_is_done(
     assert "2 of 7 rows were rejected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("format_", "encoding"), [("parquet", "png"), ("webdataset", "jpeg"), ("files", "webp")])
+@pytest.mark.parametrize(
+    ("format_", "encoding"),
+    [("parquet", "png"), pytest.param("webdataset", "jpeg", marks=pytest.mark.campaign), ("files", "webp")],
+)
 def test_render_row_makes_the_same_image_alone(
     tmp_path: Path, run: Run, format_: str, encoding: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -299,7 +299,8 @@ def test_two_workers_and_micro_batches_do_what_one_worker_does(calm, table, enco
     assert max(apart.values()) < 1e-5, max(apart, key=apart.__getitem__)
 
 
-@pytest.mark.parametrize("task", ["inpainting", pytest.param("restoration", marks=pytest.mark.campaign)])
+@pytest.mark.campaign
+@pytest.mark.parametrize("task", ["inpainting", "restoration"])
 def test_a_picture_as_condition_trains_by_the_same_code(table, encoder, local_ray, tmp_path, task):
     told = [f"networks.task={task}", "autoencoder.steps=0", "regression.steps=0", "adversarial.steps=8"]
     weights = run(table, encoder, tmp_path, *told, "cadence.watch=8", "cadence.profile=true")

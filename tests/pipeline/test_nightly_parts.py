@@ -318,14 +318,24 @@ def test_the_summary_goes_into_a_file_with_the_date_in_its_name(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"), [(Interrupted, "interrupted"), (JobError, "failed"), (ZeroDivisionError, "failed")]
+    ("end_by", "kind", "state"),
+    [
+        (signal.SIGTERM, Interrupted, "interrupted"),
+        (signal.SIGINT, Interrupted, "interrupted"),
+        (None, JobError, "failed"),
+        (None, ZeroDivisionError, "failed"),
+    ],
 )
 def test_a_night_that_ends_early_is_told_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], state: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end_by: signal.Signals | None,
+    kind: type[BaseException],
+    state: str,
 ) -> None:
     def end(*args: object, **kwargs: object) -> None:
-        if kind is Interrupted:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if end_by is not None:
+            os.kill(os.getpid(), end_by)
             threading.Event().wait(5)
         raise kind("s3://user:canary-password@host/x is gone")
 
@@ -334,8 +344,9 @@ def test_a_night_that_ends_early_is_told_too(
     config = NightlyConfig.model_validate(
         {"output": {"uri": f"{tmp_path}/set/{{date}}"}, "nightly": {"summary": str(told)}}
     )
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         nightly(config, "2026-11-26")
+    assert getattr(caught.value, "exit_code", None) == (128 + end_by if end_by else getattr(kind, "exit_code", None))
     document = json.loads(told.read_text())
     assert document["state"] == state
     assert ("is gone" in document["error"]) == (kind is not Interrupted)
