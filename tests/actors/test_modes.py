@@ -148,7 +148,6 @@ def test_all_modes_are_learned_each_under_its_own_condition() -> None:
     assert learned(result), result
 
 
-@pytest.mark.campaign
 def test_without_penalties_the_same_training_fails() -> None:
     result = train(seed=0, gamma=0.0, last_gamma=0.0)
     assert result.covered < MODES, result

@@ -219,7 +219,7 @@ def test_work_that_breaks_off_has_no_thread_left_that_could_meet_a_ray_which_is_
 
     def consume() -> None:
         try:
-            list(dataset.iter_batches())
+            list(dataset.iter_batches(prefetch_batches=0))
         except BaseException as error:  # noqa: BLE001 - looked at below
             ended.append(error)
 
@@ -234,6 +234,7 @@ def test_work_that_breaks_off_has_no_thread_left_that_could_meet_a_ray_which_is_
         assert not schedulers()
     finally:
         go.touch()
+    assert dataset.count() == 2, "only that work was asked to end"
 
 
 def schedulers() -> list[str]:
