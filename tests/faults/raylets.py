@@ -86,7 +86,7 @@ class Raylets:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": str(self.missed_after),
             "RAY_prestart_worker_first_driver": "0",
-            # A node keeps no more idle workers than CPUs for longer than a second: each shard would be read by a new one.
+            # A node with few CPUs ends idle workers after a second: each shard would be read by a new one.
             "RAY_idle_worker_killing_time_threshold_ms": "60000",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
