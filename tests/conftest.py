@@ -103,8 +103,7 @@ def local_ray(engines: Engines) -> Iterator[None]:
         patch.setenv("PYTHONPATH", str(engines.directory), prepend=os.pathsep)
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False,
-            # Idle workers stay for the next test; Ray would end them after a second.
-            _system_config={"metrics_report_interval_ms": 1000, "idle_worker_killing_time_threshold_ms": 600_000},
+            _system_config={"metrics_report_interval_ms": 1000},
         )  # fmt: skip
     yield
     ray.shutdown()
