@@ -86,8 +86,8 @@ class Raylets:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": str(self.missed_after),
             "RAY_prestart_worker_first_driver": "0",
-            # A node with few CPUs ends idle workers after a second: each shard would be read by a new one. No longer than
-            # this: a new actor may have to wait until they are gone.
+            # A node with few CPUs ends idle workers after a second: each shard would be read by a new one. No longer
+            # than this: a new actor may have to wait until they are gone.
             "RAY_idle_worker_killing_time_threshold_ms": "5000",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
