@@ -14,31 +14,27 @@ from weakref import WeakKeyDictionary
 
 from ray.data import DataContext
 
+from pipeline.execution_callback import ExecutionCallback
+
 
 class _BrokenOff(Exception):
     """Ends the scheduling thread, and with it the iteration over the dataset."""
 
 
-class _Listener:
-    """One of Ray Data's execution callbacks, whose base class has no public place; Ray Data makes one an execution."""
+class _Listener(ExecutionCallback):
+    """Knows whether its execution is asked to end."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
 
     def before_execution_starts(self, executor: Any) -> None:
-        """Called in the thread that consumes the dataset."""
+        """Notes who consumes it."""
         _running[threading.current_thread()] = self
 
     def on_execution_step(self, executor: Any) -> None:
-        """Called in the scheduling thread after each step, some tens of times a second."""
+        """Ends it where that is asked."""
         if self.asked.is_set():
             raise _BrokenOff
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Of no interest."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Of no interest."""
 
 
 _running: WeakKeyDictionary[threading.Thread, _Listener] = WeakKeyDictionary()
