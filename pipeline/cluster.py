@@ -18,6 +18,8 @@ from pipeline.config_running import Actors, Cluster
 from pipeline.last_words import LastWords, last_words
 
 _MIB = 1 << 20
+# A Ray that lives no longer than its run is given no notice by anybody: training needs no process that asks for it.
+_NOTICE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _GPU_LABEL = "ray.io/accelerator-type"
 
 
@@ -35,7 +37,11 @@ def connected(address: str | None, config: Cluster, debug: bool = False) -> Iter
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     logging.getLogger("ray.data").setLevel(level if debug else logging.CRITICAL)
-    with last_words() as words, contextlib.nullcontext() if debug else _native_stderr_to_file():
+    with (
+        last_words() as words,
+        contextlib.nullcontext() if debug else _native_stderr_to_file(),
+        contextlib.nullcontext() if ray.is_initialized() or _is_elsewhere(address) else _default(_NOTICE, "0"),
+    ):
         yield from _connect(address, config, level, debug, words)
 
 
@@ -44,7 +50,7 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool, word
         yield "the Ray that this process is connected to"
         return
     try:
-        if address and address != "local":
+        if _is_elsewhere(address):
             ray.init(address=address, logging_level=level, log_to_driver=debug)
             where = f"Ray cluster at {address}"
         else:
@@ -73,6 +79,23 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool, word
         raise
     finally:
         ray.shutdown()
+
+
+def _is_elsewhere(address: str | None) -> bool:
+    return address not in {None, "", "local"}
+
+
+@contextlib.contextmanager
+def _default(name: str, value: str) -> Iterator[None]:
+    """A variable of the environment for as long as the block runs, unless it is set already."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def _hush() -> None:

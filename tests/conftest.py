@@ -101,6 +101,7 @@ def local_ray(engines: Engines) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(engines.directory), prepend=os.pathsep)
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as `connected` has it for a local Ray
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False,
             _system_config={"metrics_report_interval_ms": 1000},

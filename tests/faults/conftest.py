@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import s3fs.core
 
 from tests.jobs.conftest import tiny_gan, tiny_llm
 
 __all__ = ["tiny_gan", "tiny_llm"]
+
+
+@pytest.fixture
+def hasty_s3fs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs waits a hundredth of its time before it asks again: hundreds of faults are half a minute of waiting."""
+    hasty = {**vars(asyncio), "sleep": lambda seconds: asyncio.sleep(seconds / 100)}
+    monkeypatch.setattr(s3fs.core, "asyncio", SimpleNamespace(**hasty))
 
 
 @pytest.fixture

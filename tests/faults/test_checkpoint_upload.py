@@ -10,6 +10,7 @@ from pipeline.storage import Store
 from tests.faults.proxy import FAULTS, FaultProxy, Plan, Request
 from tests.faults.walk import Storm
 
+pytestmark = pytest.mark.usefixtures("hasty_s3fs")
 FILES = {"optimiser.safetensors": b"moments" * 50, "position.json": b"{}", "weights.safetensors": b"weights" * 90}
 
 

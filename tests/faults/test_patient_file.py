@@ -72,6 +72,7 @@ def test_any_piece_is_the_one_of_the_object(cut):
         assert stream.seek(3, io.SEEK_CUR) == 5
 
 
+@pytest.mark.usefixtures("hasty_s3fs")
 def test_what_stays_broken_or_is_replaced_meanwhile_ends_in_a_sentence(cut, s3_server, s3_bucket):
     _, direct, proxy = cut
     direct.create("x", DATA)

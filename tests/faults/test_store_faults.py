@@ -7,9 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.storage import Store
 from tests.faults.proxy import FAULTS, FaultProxy, Plan
 from tests.faults.walk import Storm, Walk, asked, every_kind
+
+pytestmark = pytest.mark.usefixtures("hasty_s3fs")
 
 
 def test_each_kind_of_fault_at_each_request_of_a_run_changes_no_byte(s3_server, s3_bucket):

@@ -145,12 +145,21 @@ def test_export_of_a_checkpoint_is_the_model_and_a_best_one_can_be_asked_for(cal
         export(str(tmp_path), str(tmp_path / "x"), best=False)
 
 
+def go_on(
+    calm: tuple[Path, dict[str, torch.Tensor]], output: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> dict[str, torch.Tensor]:
+    """The undisturbed run from where its game began, by the same relative paths."""
+    monkeypatch.chdir(calm[0].parents[1])
+    shutil.copytree(calm[0], output, ignore=shutil.ignore_patterns("adversarial-*", "finished.json", "model"))
+    return run(Path("shapes.parquet"), Path("encoder"), output, *more)
+
+
 @pytest.mark.parametrize(
     "phases",
     [["adversarial"], pytest.param(["autoencoder", "regression", "adversarial"], marks=pytest.mark.campaign)],
     ids=["the game", "every phase"],
 )
-def test_a_killed_worker_comes_back_to_the_same_weights(calm, table, encoder, tmp_path, phases):
+def test_a_killed_worker_comes_back_to_the_same_weights(calm, table, encoder, local_ray, tmp_path, monkeypatch, phases):
     """SIGKILL after the first checkpoint of a phase."""
     killed: list[str] = []
     over = threading.Event()
@@ -167,7 +176,8 @@ def test_a_killed_worker_comes_back_to_the_same_weights(calm, table, encoder, tm
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        weights = run(table, encoder, tmp_path / "run")
+        alone = len(phases) == 1
+        weights = go_on(calm, tmp_path / "run", monkeypatch) if alone else run(table, encoder, tmp_path / "run")
     finally:
         over.set()
         thread.join()
@@ -287,13 +297,23 @@ def test_what_a_critic_begins_with(warmed, calm, table, encoder, local_ray, tmp_
         run(table, encoder, tmp_path / "wide", *STILL, f"start={calm[0]}", "networks.stem_width=48")
 
 
+TWO = ["workers.count=2", "workers.cpus=0.5"]
+
+
 @pytest.mark.parametrize(
-    "otherwise",
-    [["workers.count=2", "workers.cpus=0.5"], pytest.param(["compute.accumulate=4"], marks=pytest.mark.campaign)],
-    ids=["two workers", "micro-batches"],
+    ("otherwise", "warm"),
+    [
+        pytest.param(TWO, True, id="two workers in the game"),
+        pytest.param(TWO, False, id="two workers", marks=pytest.mark.campaign),
+        pytest.param(["compute.accumulate=4"], False, id="micro-batches", marks=pytest.mark.campaign),
+    ],
 )
-def test_two_workers_and_micro_batches_do_what_one_worker_does(calm, table, encoder, local_ray, tmp_path, otherwise):
-    one, two = calm[1], run(table, encoder, tmp_path, *otherwise)
+def test_two_workers_and_micro_batches_do_what_one_worker_does(
+    calm, table, encoder, local_ray, tmp_path, monkeypatch, otherwise, warm
+):
+    output = tmp_path / "run"
+    two = go_on(calm, output, monkeypatch, *otherwise) if warm else run(table, encoder, output, *otherwise)
+    one = calm[1]
     parts = ("generator/", "critic/", "average/", "coder/", "text/")
     apart = {name: (one[name] - two[name]).abs().max().item() for name in one if name.startswith(parts)}
     assert max(apart.values()) < 1e-5, max(apart, key=apart.__getitem__)
