@@ -32,3 +32,25 @@ def test_a_local_ray_sends_its_makers_nothing_unless_asked(
     with pytest.raises(JobError, match="not now"), connected(None, Cluster()):
         pass
     assert found == [told]
+
+
+@pytest.mark.parametrize(
+    ("address", "joined", "set_to", "told"),
+    [(None, False, None, "0"), ("local", False, "1", "1"), ("ray://gone", False, None, None), (None, True, None, None)],
+)
+def test_training_asks_for_notice_of_preemption_but_on_a_ray_that_the_run_starts(
+    address: str | None, joined: bool, set_to: str | None, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, found = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv(name, raising=False)
+    if set_to is not None:
+        monkeypatch.setenv(name, set_to)
+    monkeypatch.setattr(ray, "is_initialized", lambda: joined)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    with connected(address, Cluster()):
+        found.append(os.environ.get(name))
+    assert found == [told]
+    assert os.environ.get(name) == set_to
