@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -44,3 +45,31 @@ def outcome(record: dict[str, Any], adopted: bool) -> pa.Table:
     row["prompt_tokens"] = record.get("prompt_tokens", 0)
     row |= {name: list(record[name].items()) for name in ("descriptions", "reasons")}
     return pa.Table.from_pylist([row], schema=OUTCOME_SCHEMA)
+
+
+@dataclass
+class Arrived:
+    """Sums over the outcomes of one start; the driver keeps no outcome, for a run may have a hundred thousand shards.
+
+    Attributes:
+        made: shards that this start made.
+        images: images in them.
+        adopted: shards that another writer turned out to have made.
+    """
+
+    made: int = 0
+    images: int = 0
+    adopted: int = 0
+
+    @property
+    def shards(self) -> int:
+        """All that arrived."""
+        return self.made + self.adopted
+
+    def add(self, outcome: dict[str, Any]) -> None:
+        """Counts one row of `OUTCOME_SCHEMA`."""
+        if outcome["adopted"]:
+            self.adopted += 1
+        else:
+            self.made += 1
+            self.images += outcome["images"]

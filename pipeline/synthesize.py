@@ -28,6 +28,7 @@ from pipeline.drivers import announced
 from pipeline.facts import SERVED
 from pipeline.graph import encryption_settings, outcomes, recipe_texts, signer_settings
 from pipeline.image_parts import part_hashes, reads_pictures
+from pipeline.outcome import Arrived
 from pipeline.progress import RunProgress
 from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
@@ -139,7 +140,7 @@ def synthesize(
     pending = [shard for shard in range(run.plan.shards) if shard not in done]
     trace_settings(config.trace, run.fingerprint)  # what is not installed is told before any work
     progress = RunProgress(run.plan.shards - len(pending), run.plan.shards, quiet=quiet)
-    made: list[dict[str, Any]] = []
+    arrived = Arrived()
     if pending:
         signer = signer_settings(config)
         if signer is not None:
@@ -162,10 +163,10 @@ def synthesize(
                     progress,
                     RunWatch(config, run_name(run.fingerprint), run.plan.shards, len(done), board) as watch,
                 ):
-                    made = _drain(config, run, pending, recipes, store, progress, board, watch)
+                    arrived = _drain(config, run, pending, recipes, store, progress, board, watch)
     else:
         say(f"nothing to do: all {run.plan.shards} shards are committed")
-    return _finish(config, store, run, made, bool(pending), time.monotonic() - begun)
+    return _finish(config, store, run, arrived, bool(pending), time.monotonic() - begun)
 
 
 def _drain(
@@ -177,40 +178,40 @@ def _drain(
     progress: RunProgress,
     board: Board,
     watch: RunWatch,
-) -> list[dict[str, Any]]:
+) -> Arrived:
     """Consumes the graph in a thread of its own, so that signals and stalls are seen while Ray works."""
-    arrived: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+    outbox: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
 
     def consume() -> None:
         try:
             for outcome in outcomes(config, run, pending, recipes, store, board):
-                arrived.put(outcome)
-            arrived.put(None)
+                outbox.put(outcome)
+            outbox.put(None)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that can raise it
-            arrived.put(error)
+            outbox.put(error)
 
     graph = threading.Thread(target=consume, name="promptmill-graph", daemon=True)
     graph.start()
-    made: list[dict[str, Any]] = []
+    arrived = Arrived()
     silence = Silence()
     try:
         while True:
             try:
-                found = arrived.get(timeout=0.5)
+                found = outbox.get(timeout=0.5)
             except queue.Empty:
                 progress.tick()
                 if silence.seconds() > config.limits.stall_timeout:
                     raise JobError(
                         f"no shard was committed for {config.limits.stall_timeout:g} s (limits.stall_timeout) with "
-                        f"{len(pending) - len(made)} left; {board.standing()}; run again to resume"
+                        f"{len(pending) - arrived.shards} left; {board.standing()}; run again to resume"
                     ) from None
                 continue
             if found is None:
-                return made
+                return arrived
             if isinstance(found, BaseException):
                 raise _cause(found) from found
             silence.broken()
-            made.append(found)
+            arrived.add(found)
             watch.add(found)
             progress.add(found["images"], found["rejected"])
     except BaseException:
@@ -238,7 +239,7 @@ _ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit)\b: ")
 
 
 def _finish(
-    config: SynthesizeConfig, store: Store, run: Run, made: list[dict[str, Any]], worked: bool, seconds: float
+    config: SynthesizeConfig, store: Store, run: Run, arrived: Arrived, worked: bool, seconds: float
 ) -> Summary:
     """Counts all records and describes the dataset; raises `JobError` where something is missing."""
     records = read_records(store, range(run.plan.shards))
@@ -248,13 +249,13 @@ def _finish(
     if logs.settings().json:
         # Beside the summary for people, which goes to standard output.
         told = {name: getattr(totals, name) for name in ("planned", "committed", "rejected", "images", "bytes")}
-        logs.say("info", "finished", **told, shards=totals.shards, made_shards=len(made), seconds=seconds)
+        logs.say("info", "finished", **told, shards=totals.shards, made_shards=arrived.shards, seconds=seconds)
     return Summary(
         output=store.public(),
         totals=totals,
-        made_shards=sum(not outcome["adopted"] for outcome in made),
-        made_images=sum(outcome["images"] for outcome in made if not outcome["adopted"]),
-        adopted_shards=sum(outcome["adopted"] for outcome in made),
+        made_shards=arrived.made,
+        made_images=arrived.images,
+        adopted_shards=arrived.adopted,
         seconds=seconds,
         rates=read_rates(store),
         report=store.public("report.html"),

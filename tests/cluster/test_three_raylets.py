@@ -30,7 +30,7 @@ from tests.faults.raylets import Raylets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
-SHARDS = 20
+SHARDS = 14
 GIVEN_BACK = 3
 """At most: two inside an image actor, and one that waits."""
 _PATIENCE = 300.0
