@@ -30,7 +30,7 @@ BENCHMARKS = {
     "training": "training:training",
     "evaluation": "evaluation:evaluation",
 }
-EXTRA = {"scale-10000": "scale:scale_10000"}  # only where they are named: half an hour
+EXTRA = {"scale-10000": "scale:scale_10000"}  # only where they are named: ten minutes
 VLLM = "PROMPTMILL_BENCH_VLLM"
 """Environment variable: the Python of an environment with vLLM, which then takes part in `expansion`."""
 QUICK = ("gan", "encoding", "writing", "find-row", "plan", "resume")
