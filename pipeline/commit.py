@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from actors.errors import JobError, UserError
 from pipeline import traces
-from pipeline.followed_file import FollowedFile
 from pipeline.formats import FORMATS
 from pipeline.formats.base import ShardImages
 from pipeline.formats.parquet import ParquetFormat, write_parquet
 from pipeline.parquet_encryption import ParquetEncryption
+from pipeline.shard_file import build_object
 from pipeline.storage import Store
 
 FORMAT_VERSION = 1
@@ -86,15 +86,16 @@ class ShardCommitter:
                 self._store.create(part.name, part.data)
                 parts.append(_object(part.name, part.data))
             header["parts"] = parts
-            path = scratch / "data"
-            with (
-                traces.span("encode", images=result.rows.num_rows),
-                FollowedFile(path, sync=self._store.local) as written,
-            ):
-                self._format.build(path, result.rows, result.images, header, parts)
-            entry = {"name": data_name, "size": written.size, "sha256": written.sha256}
-            with traces.span("put", bytes=written.size):
-                created = self._store.create(data_name, path)
+            with traces.span("encode", images=result.rows.num_rows):
+                made = build_object(
+                    lambda sink: self._format.build(sink, result.rows, result.images, header, parts),
+                    scratch / "data",
+                    sync=self._store.local,
+                    expected=result.images.size,
+                )
+            entry = {"name": data_name, "size": made.size, "sha256": made.sha256}
+            with traces.span("put", bytes=made.size):
+                created = self._store.create(data_name, made.source)
         if not created:
             header, entry, ours = self._adopt(result.shard, data_name, entry)
         with traces.span("record"):

@@ -209,7 +209,11 @@ class GenerateStage:
             if settings.redaction is not None:
                 rows = settings.redaction.output(rows)
                 rejects = settings.redaction.rejects(rejects, settings.prompt)
-            images = ShardImages(lambda row: spool.read(kept[row]), settings.encoding.replace("jpeg", "jpg"))
+            images = ShardImages(
+                lambda row: spool.read(kept[row]),
+                settings.encoding.replace("jpeg", "jpg"),
+                sum(spool.images[job].length for job in kept),
+            )
             planned = len(set(block[c.ROW].to_pylist()))
             result = ShardResult(shard, planned, rows, images, rejects, counts_of(block))
             finished = time.monotonic()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +17,17 @@ HEADER_KEY = "promptmill"
 
 @dataclass(frozen=True)
 class ShardImages:
-    """The images of a shard in row order: ``read(i)`` gives the encoded bytes of row ``i``."""
+    """The images of a shard in row order.
+
+    Args:
+        read: gives the encoded bytes of a row's image, by the row's number.
+        extension: of their file names.
+        size: bytes of them all; None = not known.
+    """
 
     read: Callable[[int], bytes]
     extension: str
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,14 @@ class ShardFormat(ABC):
 
     @abstractmethod
     def build(
-        self, target: Path, rows: pa.Table, images: ShardImages, header: dict[str, Any], parts: Sequence[dict[str, Any]]
+        self,
+        sink: pa.NativeFile,
+        rows: pa.Table,
+        images: ShardImages,
+        header: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
     ) -> None:
-        """Writes the data object's file, by appending alone; the same arguments give the same bytes."""
+        """Writes the data object, by appending alone; the same arguments give the same bytes."""
 
     @abstractmethod
     def read_header(self, store: Store, name: str) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,13 +30,18 @@ class FilesFormat(ShardFormat):
             yield Part(f"data/shard-{shard:06d}/{row:06d}-{digest}.{images.extension}", data)
 
     def build(
-        self, target: Path, rows: pa.Table, images: ShardImages, header: dict[str, Any], parts: Sequence[dict[str, Any]]
+        self,
+        sink: pa.NativeFile,
+        rows: pa.Table,
+        images: ShardImages,
+        header: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
     ) -> None:
         """Writes the rows with ``file_name`` first, relative to the metadata file."""
         names = pa.array([part["name"].rpartition("/")[2] for part in parts], pa.string())
         table = rows.add_column(0, pa.field("file_name", pa.string()), names)
         schema = table.schema.with_metadata({HEADER_KEY: json.dumps(header, sort_keys=True)})
-        with write_parquet(target, schema) as writer:
+        with write_parquet(sink, schema) as writer:
             # `imagefolder` takes its batch size from the first row group and fails where that has no rows.
             if rows.num_rows:
                 writer.write_table(table.cast(schema))

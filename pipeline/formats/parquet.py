@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,6 +18,8 @@ from pipeline.storage import Store
 
 # The Hub's viewer reads a row group at a time; its own writer uses 100 rows for images.
 _ROW_GROUP = 100
+# One Arrow array of bytes counts them with 32 bits; what is more comes as several arrays.
+_OFFSET_LIMIT = 2**31 - 1
 # `datasets` overlays these features on the Arrow schema: the column becomes decoded images, not structs.
 _HUGGING_FACE = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
 
@@ -39,25 +41,23 @@ class ParquetFormat(ShardFormat):
         return iter(())
 
     def build(
-        self, target: Path, rows: pa.Table, images: ShardImages, header: dict[str, Any], parts: Sequence[dict[str, Any]]
+        self,
+        sink: pa.NativeFile,
+        rows: pa.Table,
+        images: ShardImages,
+        header: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
     ) -> None:
         """Writes row group by row group, so that one row group of images is in memory at a time."""
         position = [f.name for f in OUTPUT_FIELDS].index("image")
         schema = rows.schema.insert(position, pa.field("image", IMAGE))
         schema = schema.with_metadata({"huggingface": _HUGGING_FACE, HEADER_KEY: json.dumps(header, sort_keys=True)})
         sealed = self._encryption.properties(schema) if self._encryption else None
-        with write_parquet(target, schema, plain=["image.bytes"], sealed=sealed) as writer:
+        with write_parquet(sink, schema, plain=["image.bytes"], sealed=sealed) as writer:
             for start in range(0, rows.num_rows, _ROW_GROUP):
                 chunk = rows.slice(start, _ROW_GROUP)
-                # The path gives `datasets` a file name with the right extension; ids never become paths.
-                cells = [
-                    {
-                        "bytes": images.read(start + i),
-                        "path": f"{header['shard']:06d}-{start + i:06d}.{images.extension}",
-                    }
-                    for i in range(chunk.num_rows)
-                ]
-                chunk = chunk.add_column(position, pa.field("image", IMAGE), pa.array(cells, IMAGE))
+                cells = _image_cells(header["shard"], start, chunk.num_rows, images)
+                chunk = chunk.add_column(position, pa.field("image", IMAGE), cells)
                 writer.write_table(chunk.cast(schema), row_group_size=_ROW_GROUP)
 
     def read_header(self, store: Store, name: str) -> dict[str, Any] | None:
@@ -69,8 +69,21 @@ class ParquetFormat(ShardFormat):
         return read_parquet_schema(store, name)
 
 
+def _image_cells(shard: int, start: int, count: int, images: ShardImages) -> pa.Array | pa.ChunkedArray:
+    data = [images.read(start + i) for i in range(count)]
+    # The path gives `datasets` a file name with the right extension; ids never become paths.
+    paths = [f"{shard:06d}-{start + i:06d}.{images.extension}" for i in range(count)]
+    offsets = np.cumsum([0, *map(len, data)])
+    if offsets[-1] > _OFFSET_LIMIT:
+        return pa.array([{"bytes": cell, "path": path} for cell, path in zip(data, paths, strict=True)], IMAGE)
+    # One copy of the images, where Arrow's builder grows, and copies what it has, again and again.
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(b"".join(data))]
+    cells = pa.Array.from_buffers(pa.binary(), count, buffers)
+    return pa.StructArray.from_arrays([cells, pa.array(paths, pa.string())], fields=list(IMAGE))
+
+
 def write_parquet(
-    target: Path | pa.NativeFile, schema: pa.Schema, plain: Sequence[str] = (), sealed: Any = None
+    sink: pa.NativeFile, schema: pa.Schema, plain: Sequence[str] = (), sealed: Any = None
 ) -> pq.ParquetWriter:
     """A Parquet writer with the project's settings.
 
@@ -80,7 +93,7 @@ def write_parquet(
     """
     compression = {path: ("NONE" if path in plain else "ZSTD") for path in parquet_leaves(schema)}
     return pq.ParquetWriter(
-        target,
+        sink,
         schema,
         compression=compression,
         use_dictionary=[path for path in compression if path not in plain],

@@ -8,7 +8,6 @@ import json
 import math
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -30,10 +29,15 @@ class WebDatasetFormat(ShardFormat):
         return iter(())
 
     def build(
-        self, target: Path, rows: pa.Table, images: ShardImages, header: dict[str, Any], parts: Sequence[dict[str, Any]]
+        self,
+        sink: pa.NativeFile,
+        rows: pa.Table,
+        images: ShardImages,
+        header: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
     ) -> None:
         """Writes the members one after the other; owner, mode and time are fixed so that the bytes are."""
-        with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             first = {"header": header, "schema": base64.b64encode(rows.schema.serialize()).decode()}
             _add(tar, _HEADER_MEMBER, json.dumps(first, sort_keys=True).encode())
             row = 0

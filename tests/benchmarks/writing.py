@@ -91,17 +91,21 @@ def s3(bench: Bench) -> Contest:
     def ours() -> None:
         _commit(Store(f"s3://{bucket}/{secrets.token_hex(6)}"), range(shards), table, images)
 
-    def bare() -> None:
+    def bare(**condition: str) -> None:
         store = Store(f"s3://{bucket}/{secrets.token_hex(6)}")
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda name: store.fs.pipe_file(store.path(name), objects[name]), objects))
+            list(pool.map(lambda name: store.fs.pipe_file(store.path(name), objects[name], **condition), objects))
 
     return Contest(
         {
             "shards committed": lambda: _bytes(size, ours),
             "bare upload": lambda: _bytes(size, bare),
+            "bare upload, if absent": lambda: _bytes(size, lambda: bare(mode="create")),
         },
-        [Comparison("shards committed", "bare upload", "bytes/s", at_least=0.9)],
+        [
+            Comparison("shards committed", "bare upload", "bytes/s", at_least=0.9),
+            Comparison("shards committed", "bare upload, if absent", "bytes/s"),
+        ],
         turns=7,
     )
 
@@ -134,7 +138,7 @@ def find_row(bench: Bench) -> Contest:
 def output_rows(count: int, image_bytes: int) -> tuple[pa.Table, ShardImages, pa.Table]:
     """Rows of a shard, their images (random bytes), and no rejects."""
     table, images = _rows(count, image_bytes)
-    return table, ShardImages(lambda row: images[row], "png"), _no_rejects()
+    return table, _shard_images(images), _no_rejects()
 
 
 def _no_rejects() -> pa.Table:
@@ -162,6 +166,10 @@ def _rows(count: int, image_bytes: int = _IMAGE_BYTES) -> tuple[pa.Table, list[b
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields)), images
 
 
+def _shard_images(images: list[bytes]) -> ShardImages:
+    return ShardImages(lambda row: images[row], "png", sum(map(len, images)))
+
+
 def _with_images(table: pa.Table, images: list[bytes]) -> pa.Table:
     cells = pa.array([{"bytes": data, "path": "x.png"} for data in images], c.IMAGE)
     return table.append_column(pa.field("image", c.IMAGE), cells)
@@ -174,7 +182,7 @@ def _commit(store: Store, shards: range | list[int], table: pa.Table, images: li
         ids = pa.array([f"{shard:06d}-{row}" for row in table["id"].to_pylist()], pa.string())
         committer.commit(
             ShardResult(
-                shard, table.num_rows, table.set_column(0, "id", ids), ShardImages(lambda row: images[row], "png"),
+                shard, table.num_rows, table.set_column(0, "id", ids), _shard_images(images),
                 _no_rejects(), {"descriptions": {"accepted": table.num_rows}, "tokens": 0},
             )
         )  # fmt: skip

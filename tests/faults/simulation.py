@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import rich.style  # noqa: F401 - takes a number from `random` as it is imported: not within a simulation
 
@@ -326,12 +326,13 @@ _built: dict[tuple[str, str, tuple[bytes, ...]], bytes] = {}
 @functools.cache
 def _remembering(kind: type[ShardFormat]) -> type[ShardFormat]:
     class Remembering(kind):  # type: ignore[valid-type,misc]
-        def build(self, target: Path, rows: Any, images: Any, header: dict[str, Any], parts: Any) -> None:
+        def build(self, sink: pa.NativeFile, rows: Any, images: Any, header: dict[str, Any], parts: Any) -> None:
             key = (self.suffix, json.dumps(header), tuple(images.read(row) for row in range(rows.num_rows)))
             if key not in _built:
-                super().build(target, rows, images, header, parts)
-                _built[key] = target.read_bytes()
-            target.write_bytes(_built[key])
+                made = pa.BufferOutputStream()
+                super().build(made, rows, images, header, parts)
+                _built[key] = made.getvalue().to_pybytes()
+            sink.write(_built[key])
 
     return Remembering
 

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -72,12 +73,12 @@ class RecordFirst(ShardCommitter):
             self._store.create(part.name, part.data)
             parts.append({"name": part.name, "size": len(part.data), "sha256": hashlib.sha256(part.data).hexdigest()})
         header["parts"] = parts
-        with self._store.scratch() as scratch:
-            self._format.build(scratch / "data", result.rows, result.images, header, parts)
-            data = (scratch / "data").read_bytes()
-            entry = {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            record = self._put_record({**header, "data": entry})
-            self._store.create(name, scratch / "data")
+        sink = pa.BufferOutputStream()
+        self._format.build(sink, result.rows, result.images, header, parts)
+        data = sink.getvalue().to_pybytes()
+        entry = {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        record = self._put_record({**header, "data": entry})
+        self._store.create(name, data)
         return Committed(record, adopted=False)
 
 

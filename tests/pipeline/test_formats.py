@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from pipeline.describe import describe_again
-from pipeline.formats import FORMATS
+from pipeline.formats import FORMATS, parquet
+from pipeline.formats.base import ShardImages
 from pipeline.hub_features import parquet_features
 from pipeline.read_output import OutputRow, find_row, sample_rows
 from pipeline.storage import Store
@@ -237,3 +238,16 @@ def test_a_sample_is_spread_out_and_no_row_comes_twice(tmp_path: Path, output_fo
     assert len({row.shard for row in found}) == min(12, sum(1 for count in counts if count))
     for row in found:
         assert row.image == png(row.shard * 50 + int(row.values["id"].split("-")[1]))
+
+
+def test_more_images_than_one_arrow_array_holds_give_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, pictures = output_table(0, 3), ShardImages(png, "png")
+
+    def written() -> pa.Buffer:
+        sink = pa.BufferOutputStream()
+        FORMATS["parquet"]().build(sink, rows, pictures, {"shard": 0}, [])
+        return sink.getvalue()
+
+    whole = written()
+    monkeypatch.setattr(parquet, "_OFFSET_LIMIT", 10)  # Two gigabytes as they are, too much for a test.
+    assert written() == whole
