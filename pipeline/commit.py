@@ -11,7 +11,7 @@ import concurrent.futures
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.storage import Store
 
 FORMAT_VERSION = 1
 RECORDS = "_run/shards"
+_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -229,15 +230,25 @@ def committed_shards(store: Store) -> set[int]:
     return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
 
 
-def read_records(store: Store, shards: Sequence[int]) -> list[dict[str, Any]]:
-    """The records of some shards, in their order, fetched side by side."""
+def each_record(store: Store, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The records of those shards that have one, in their order, fetched side by side and few at a time.
+
+    A run may have a hundred thousand shards, and a record names each image that lies beside its data object.
+    """
 
     def one(shard: int) -> dict[str, Any] | None:
         data = store.read(record_name(shard))
         return None if data is None else decode_record(data, store.public(record_name(shard)))
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        return [record for record in pool.map(one, shards) if record is not None]
+        for start in range(0, len(shards), _AT_ONCE):
+            found = pool.map(one, shards[start : start + _AT_ONCE])
+            yield from (record for record in found if record is not None)
+
+
+def read_records(store: Store, shards: Sequence[int]) -> list[dict[str, Any]]:
+    """What `each_record` yields, as a list: for few shards."""
+    return list(each_record(store, shards))
 
 
 def _object(name: str, data: bytes) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class Facts:
 
     Args:
         run: the run record as stored.
-        records: the commit records, by shard.
-        totals: their sums.
+        totals: sums over the commit records.
         schema: columns of the data objects, without metadata; None while there is no shard.
         title: of the dataset.
         license: identifier as the Hub names it.
@@ -45,7 +44,6 @@ class Facts:
     """
 
     run: dict[str, Any]
-    records: Sequence[dict[str, Any]]
     totals: Totals
     schema: pa.Schema | None
     title: str

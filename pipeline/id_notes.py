@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from actors.marks import produce_id
-from pipeline.commit import read_records
+from pipeline.commit import each_record
 from pipeline.read_output import OutputRow, find_row
 from pipeline.storage import Store
 from pipeline.timings import timing_name
@@ -44,7 +44,7 @@ def find_image(store: Store, output_format: str, shards: Sequence[int], image_id
     unknown = [shard for shard, hashes in notes if hashes is None]
     others = [shard for shard, hashes in notes if hashes is not None and wanted not in hashes]
     for part in (likely, unknown, others):
-        row = find_row(store, output_format, read_records(store, part), image_id) if part else None
+        row = find_row(store, output_format, each_record(store, part), image_id) if part else None
         if row is not None:
             return row
     return None

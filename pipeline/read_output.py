@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -39,14 +39,20 @@ class OutputRow:
     image: bytes
 
 
+def sample_shards(images_of: Mapping[int, int], count: int) -> list[int]:
+    """The shards that a sample of ``count`` rows comes from, out of those with images (numbers of images by shard)."""
+    with_images = [shard for shard, images in images_of.items() if images]
+    return [with_images[i] for i in _spread(len(with_images), min(_SAMPLE_SHARDS, count))]
+
+
 def sample_rows(store: Store, output_format: str, records: Sequence[dict[str, Any]], count: int) -> list[OutputRow]:
     """Up to ``count`` rows spread evenly over at most 16 shards, which are spread evenly over the output.
 
     Raises:
         JobError: an object that a record names cannot be read.
     """
-    with_images = [record for record in records if record["images"]]
-    chosen = [with_images[i] for i in _spread(len(with_images), min(_SAMPLE_SHARDS, count))]
+    sampled = set(sample_shards({record["shard"]: record["images"] for record in records}, count))
+    chosen = [record for record in records if record["shard"] in sampled]
     even = -(-count // max(1, len(chosen)))
     reach = {record["shard"]: _reach(record, even) for record in chosen}
     wanted: dict[int, int] = {}
@@ -64,7 +70,7 @@ def sample_rows(store: Store, output_format: str, records: Sequence[dict[str, An
     return rows
 
 
-def find_row(store: Store, output_format: str, records: Sequence[dict[str, Any]], image_id: str) -> OutputRow | None:
+def find_row(store: Store, output_format: str, records: Iterable[dict[str, Any]], image_id: str) -> OutputRow | None:
     """The row with this id, or None; looks through the shards in turn, at their ids alone.
 
     ``image_id`` may be what the image's marks make of an id that is too long for them (`actors.marks.produce_id`).

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from actors.checks import missing_words
 from actors.errors import JobError, UserError
-from pipeline.commit import committed_shards, read_records
+from pipeline.commit import committed_shards, each_record
 from pipeline.config import SynthesizeConfig
 from pipeline.graph import encryption_settings
 from pipeline.page import render_page
@@ -206,7 +206,7 @@ def _write_best(store: Store, config: RefineConfig, best: dict[str, Best], round
 
 
 def _shards(store: Store, columns: tuple[str, ...] | None = None) -> Iterator[pa.Table]:
-    for record in read_records(store, sorted(committed_shards(store))):
+    for record in each_record(store, sorted(committed_shards(store))):
         opened = store.open(record["data"]["name"])
         if opened is None:
             raise JobError(f"'{store.public(record['data']['name'])}' is gone, and the record of its shard names it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,10 @@ from actors.errors import JobError
 class Totals:
     """Sums over commit records. ``descriptions`` counts by status, ``reasons`` rejected rows by reason.
 
-    ``tokens`` were generated; ``prompt_tokens`` an endpoint read, and are 0 with any other engine.
+    ``tokens`` were generated; ``prompt_tokens`` an endpoint read, and are 0 with any other engine. ``images_of`` has
+    the number of images by shard.
     """
 
-    shards: int = 0
     planned: int = 0
     committed: int = 0
     rejected: int = 0
@@ -27,6 +27,12 @@ class Totals:
     bytes: int = 0
     descriptions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    images_of: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> int:
+        """Shards that have a record."""
+        return len(self.images_of)
 
     @property
     def fallbacks(self) -> int:
@@ -45,7 +51,7 @@ def add_up(records: Iterable[dict[str, Any]]) -> Totals:
     for record in records:
         if record["rows"] != record["committed"] + record["rejected"]:
             raise JobError(f"the record of shard {record['shard']} does not add up: planned != committed + rejected")
-        totals.shards += 1
+        totals.images_of[record["shard"]] = record["images"]
         totals.planned += record["rows"]
         totals.committed += record["committed"]
         totals.rejected += record["rejected"]
@@ -63,11 +69,11 @@ def data_bytes(record: dict[str, Any]) -> int:
     return sum(int(entry["size"]) for entry in (record["data"], *record["parts"]))
 
 
-def account(records: Sequence[dict[str, Any]], shards: int, rows: int) -> Totals:
+def account(records: Iterable[dict[str, Any]], shards: int, rows: int) -> Totals:
     """Sums the records of a whole run; raises `JobError` where one is missing or a row is not accounted for."""
-    if len(records) != shards:
-        raise JobError(f"{shards - len(records)} of {shards} shards have no commit record; run again to resume")
     totals = add_up(records)
+    if totals.shards != shards:
+        raise JobError(f"{shards - totals.shards} of {shards} shards have no commit record; run again to resume")
     if totals.planned != rows:
         raise JobError(f"{totals.planned} rows are accounted for, the table has {rows}")
     return totals

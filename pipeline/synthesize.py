@@ -21,7 +21,7 @@ from pipeline.board import Board
 from pipeline.break_off import break_off
 from pipeline.cluster import connected, missing_resources, without_gpus
 from pipeline.columns import OUTPUT_FIELDS, choose_columns
-from pipeline.commit import committed_shards, read_records
+from pipeline.commit import committed_shards, each_record
 from pipeline.config import SynthesizeConfig
 from pipeline.describe import describe_output, is_described
 from pipeline.drivers import announced
@@ -242,10 +242,9 @@ def _finish(
     config: SynthesizeConfig, store: Store, run: Run, arrived: Arrived, worked: bool, seconds: float
 ) -> Summary:
     """Counts all records and describes the dataset; raises `JobError` where something is missing."""
-    records = read_records(store, range(run.plan.shards))
-    totals = account(records, run.plan.shards, run.plan.table.rows)
+    totals = account(each_record(store, range(run.plan.shards)), run.plan.shards, run.plan.table.rows)
     if worked or not is_described(store):
-        describe_output(store, config.output.card, records, totals)
+        describe_output(store, config.output.card, totals)
     if logs.settings().json:
         # Beside the summary for people, which goes to standard output.
         told = {name: getattr(totals, name) for name in ("planned", "committed", "rejected", "images", "bytes")}

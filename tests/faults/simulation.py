@@ -1,7 +1,7 @@
 """The shard protocol under a seed: drivers, workers, zombies and a store, and what must hold when all is over.
 
 The product's own code runs: `describe_run` and `claim`, `Store` with its retries and its sorting of errors, the probe,
-`ShardCommitter`, `committed_shards`, `read_records` and `account`. What is simulated is the world around it: the
+`ShardCommitter`, `committed_shards`, `each_record` and `account`. What is simulated is the world around it: the
 store's far side, the clock, the deaths of processes, and Ray, which here hands shards to workers, takes a silent one
 for dead, and gives its shard to another while the first goes on.
 """
@@ -30,7 +30,7 @@ import rich.style  # noqa: F401 - takes a number from `random` as it is imported
 
 from actors.errors import JobError, UserError
 from pipeline import run_record
-from pipeline.commit import ShardCommitter, committed_shards, read_records
+from pipeline.commit import ShardCommitter, committed_shards, each_record
 from pipeline.formats import FORMATS, ShardFormat
 from pipeline.run_record import RUN, Run, claim, describe_run
 from pipeline.storage import Store
@@ -248,7 +248,7 @@ class _Scene:
             store.probe()
             run = self.protocol.claim(store, run)
             self._dispatch(driver, store, work, pending)
-        totals = account(read_records(store, range(run.plan.shards)), run.plan.shards, run.plan.table.rows)
+        totals = account(each_record(store, range(run.plan.shards)), run.plan.shards, run.plan.table.rows)
         if totals.planned != totals.committed + totals.rejected:
             self.problems.append(f"{driver.name} sums up {totals}")
         return totals

@@ -56,7 +56,7 @@ class Page(html.parser.HTMLParser):
 
 def described(where: Path, prompts: list[str], title: str = "A title") -> tuple[Store, Page]:
     store, records = make_output(where, "parquet", [6, 0, 4], prompts=prompts, statuses=["accepted", "cut_off"])
-    describe_output(store, Card(title=title, license="cc-by-4.0"), records, add_up(records))
+    describe_output(store, Card(title=title, license="cc-by-4.0"), add_up(records))
     page = store.read("report.html")
     assert page is not None
     return store, Page(page.decode())
@@ -68,7 +68,7 @@ def test_the_card_is_the_same_bytes_wherever_and_whenever_it_is_written(tmp_path
     for place in ("here", "there"):
         store, records = make_output(tmp_path / place, output_format, [3, 0, 2], CARRIED)
         put_timing(store, 0, rows=3, images=3, tokens=7, expand_seconds=len(place), render_seconds=1, write_seconds=1)
-        describe_output(store, Card(title="One", license="mit"), records, add_up(records))
+        describe_output(store, Card(title="One", license="mit"), add_up(records))
         cards.append(store.read("README.md"))
         describe_again(store)
         cards.append(store.read("README.md"))
@@ -79,7 +79,7 @@ def test_the_card_is_the_same_bytes_wherever_and_whenever_it_is_written(tmp_path
 def test_the_hubs_own_parser_reads_the_cards_header(tmp_path: Path) -> None:
     title = 'Cats: "best" of \'em\n---\nlicense: mit # 猫'
     store, records = make_output(tmp_path, "parquet", [3], CARRIED)
-    describe_output(store, Card(title=title, license="cc-by-4.0"), records, add_up(records))
+    describe_output(store, Card(title=title, license="cc-by-4.0"), add_up(records))
     card = DatasetCard.load(tmp_path / "README.md")
     data = card.data
     assert isinstance(data, DatasetCardData)
@@ -99,7 +99,7 @@ def test_the_card_tells_counts_models_and_recipe(tmp_path: Path) -> None:
     put_run(store, "parquet", 12, [])
     rows = output_table(0, 10, statuses=["accepted", "refused"])
     records = [commit_shard(store, "parquet", 0, rows, ["empty_prompt", "bad|size`"])]
-    describe_output(store, Card(), records, add_up(records))
+    describe_output(store, Card(), add_up(records))
     text = (store.read("README.md") or b"").decode()
     for line in (
         "| prompt rows in | 12 |",
@@ -121,7 +121,7 @@ def test_a_run_without_language_model_has_a_card_too(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     put_run(store, "files", 2, [], expand=None)
     records = [commit_shard(store, "files", 0, output_table(0, 2, statuses=["prompt"]))]
-    describe_output(store, Card(), records, add_up(records))
+    describe_output(store, Card(), add_up(records))
     text = (store.read("README.md") or b"").decode()
     assert "rendered each prompt as it was" in text
     assert "recipe" not in text.lower()
@@ -133,7 +133,7 @@ def test_a_template_that_forgets_to_escape_is_an_error(monkeypatch: pytest.Monke
     store, records = make_output(tmp_path / "out", "parquet", [1])
     run = json.loads(store.read("_run/run.json") or b"")
     with pytest.raises(TypeError, match="without a filter"):
-        render_card(Facts(run, records, add_up(records), None, "x", "mit"))
+        render_card(Facts(run, add_up(records), None, "x", "mit"))
 
 
 def test_prompts_are_inert_in_the_report(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_the_report_shows_the_counts_and_the_rates(tmp_path: Path) -> None:
     rows = output_table(0, 1502, statuses=["accepted", "accepted", "drifted"])
     records = [commit_shard(store, "parquet", 0, rows, ["bad_size"] * 5)]
     put_timing(store, 0, rows=1507, images=1502, tokens=9000, expand_seconds=90, render_seconds=30, write_seconds=10)
-    describe_output(store, Card(), records, add_up(records))
+    describe_output(store, Card(), add_up(records))
     text = " ".join(Page((store.read("report.html") or b"").decode()).text.split())
     for words in (
         "1,507 rows in", "1,502 committed", "5 rejected", "1,502 images", "accepted 1,002 (66.7%)",
@@ -198,7 +198,7 @@ def test_the_report_shows_the_counts_and_the_rates(tmp_path: Path) -> None:
 def test_large_images_become_thumbnails_that_keep_their_marks(tmp_path: Path) -> None:
     store, records = make_output(tmp_path, "parquet", [1])
     run = json.loads(store.read("_run/run.json") or b"")
-    facts = Facts(run, records, add_up(records), None, "x", "mit")
+    facts = Facts(run, add_up(records), None, "x", "mit")
     values = {
         "id": "cat-v0-0",
         "prompt": "cat",
@@ -240,7 +240,7 @@ def test_pages_without_any_image_or_rate() -> None:
         "models": {"expand": None, "generate": "s3://bucket/model"},
         "versions": {"promptmill": "0.1.0"},
     }
-    facts = Facts(run, [], Totals(), None, "x", "mit")
+    facts = Facts(run, Totals(), None, "x", "mit")
     assert "rows not made yet | 1" in render_card(facts)
     page = Page(render_report(facts, Rates(0, 0, 0, 0, 0.0, 0.0, 0.0), []))
     assert "There are no images yet" in page.text
@@ -252,7 +252,7 @@ def test_report_rebuilds_both_pages_and_keeps_what_the_publisher_wrote(
 ) -> None:
     store, records = make_output(tmp_path, "parquet", [2])
     assert not is_described(store)
-    describe_output(store, Card(title="My cats", license="cc0-1.0"), records, add_up(records))
+    describe_output(store, Card(title="My cats", license="cc0-1.0"), add_up(records))
     assert is_described(store)
     card = (store.read("README.md") or b"").decode()
     store.replace("README.md", card.replace("license: cc0-1.0", "license: cc0-1.0\nlanguage:\n- zh\n- en").encode())

@@ -57,7 +57,7 @@ _SETTINGS = settings(
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, OutputRow]:
     store, records = make_output(tmp_path_factory.mktemp("out"), "parquet", [1], pa.table({"tag": ["x"]}))
     run = __import__("json").loads(store.read("_run/run.json") or b"")
-    facts = Facts(run, records, add_up(records), read_schema(store, "parquet", records), "title", "mit")
+    facts = Facts(run, add_up(records), read_schema(store, "parquet", records), "title", "mit")
     return facts, sample_rows(store, "parquet", records, 1)[0]
 
 
