@@ -24,6 +24,7 @@ from pipeline.config_running import Actors
 from pipeline.config_stages import Expand
 from pipeline.image_parts import diffusers_settings
 from pipeline.image_uris import ImagePlaces
+from pipeline.lookahead import bound_lookahead
 from pipeline.parquet_encryption import ParquetEncryption
 from pipeline.picture_columns import PictureColumns
 from pipeline.quota import Quota
@@ -59,6 +60,7 @@ def outcomes(
     # A model that fails to load for a passing reason (a cold cache, a busy disk) gets two more tries.
     context.actor_init_retry_on_errors = True
     context.actor_init_max_retries = 2
+    bound_lookahead(context)
     listen(context)
 
     watching = Watching(run_name(run.fingerprint), logs.settings(), trace_settings(config.trace, run.fingerprint))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import re
 import signal
 import threading
 import time
@@ -13,20 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.content_credentials import ImageSigner
-from actors.errors import JobError, PromptmillError, UserError
 from actors.model_uri import resolve_model
 from actors.recipes import recipe_names
 from pipeline import logs
 from pipeline.board import Board
-from pipeline.break_off import break_off
 from pipeline.cluster import connected, missing_resources, without_gpus
 from pipeline.columns import OUTPUT_FIELDS, choose_columns
 from pipeline.commit import committed_shards, each_record
 from pipeline.config import SynthesizeConfig
+from pipeline.consume import consume
 from pipeline.describe import describe_output, is_described
 from pipeline.drivers import announced
 from pipeline.facts import SERVED
-from pipeline.graph import encryption_settings, outcomes, recipe_texts, signer_settings
+from pipeline.graph import encryption_settings, recipe_texts, signer_settings
 from pipeline.image_parts import part_hashes, reads_pictures
 from pipeline.outcome import Arrived
 from pipeline.progress import RunProgress
@@ -34,7 +31,6 @@ from pipeline.prompts import open_table
 from pipeline.run_record import ModelHashes, Run, claim, describe_run
 from pipeline.run_watch import RunWatch
 from pipeline.server_side_encryption import with_sse
-from pipeline.silence import Silence
 from pipeline.source import redaction
 from pipeline.storage import Store
 from pipeline.summary import Totals, account
@@ -163,79 +159,10 @@ def synthesize(
                     progress,
                     RunWatch(config, run_name(run.fingerprint), run.plan.shards, len(done), board) as watch,
                 ):
-                    arrived = _drain(config, run, pending, recipes, store, progress, board, watch)
+                    arrived = consume(config, run, pending, recipes, store, progress, board, watch)
     else:
         say(f"nothing to do: all {run.plan.shards} shards are committed")
     return _finish(config, store, run, arrived, bool(pending), time.monotonic() - begun)
-
-
-def _drain(
-    config: SynthesizeConfig,
-    run: Run,
-    pending: list[int],
-    recipes: dict[str, str],
-    store: Store,
-    progress: RunProgress,
-    board: Board,
-    watch: RunWatch,
-) -> Arrived:
-    """Consumes the graph in a thread of its own, so that signals and stalls are seen while Ray works."""
-    outbox: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
-
-    def consume() -> None:
-        try:
-            for outcome in outcomes(config, run, pending, recipes, store, board):
-                outbox.put(outcome)
-            outbox.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that can raise it
-            outbox.put(error)
-
-    graph = threading.Thread(target=consume, name="promptmill-graph", daemon=True)
-    graph.start()
-    arrived = Arrived()
-    silence = Silence()
-    try:
-        while True:
-            try:
-                found = outbox.get(timeout=0.5)
-            except queue.Empty:
-                progress.tick()
-                if silence.seconds() > config.limits.stall_timeout:
-                    raise JobError(
-                        f"no shard was committed for {config.limits.stall_timeout:g} s (limits.stall_timeout) with "
-                        f"{len(pending) - arrived.shards} left; {board.standing()}; run again to resume"
-                    ) from None
-                continue
-            if found is None:
-                return arrived
-            if isinstance(found, BaseException):
-                raise _cause(found) from found
-            silence.broken()
-            arrived.add(found)
-            watch.add(found)
-            progress.add(found["images"], found["rejected"])
-    except BaseException:
-        break_off(graph)
-        raise
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error that a worker meant, out of what Ray wrapped around it."""
-    if isinstance(error, PromptmillError):
-        return error
-    # Ray Data's own wrapper drops the cause when it crosses processes; the worker's traceback, as text, still has it.
-    meant = _MEANT.findall(_ANSI.sub("", str(error)))
-    if meant:
-        kind, text = meant[-1]
-        return UserError(text) if kind == "UserError" else JobError(text)
-    lines = [line for line in _ANSI.sub("", str(error)).splitlines() if _ERROR_LINE.match(line.strip())]
-    last = lines[0].strip() if lines else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return JobError(f"the run broke off: {last[:300]}; finished shards stay, run again to resume (--debug shows more)")
-
-
-_MEANT = re.compile(r"^actors\.errors\.(UserError|JobError): (.+)$", re.MULTILINE)
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit)\b: ")
 
 
 def _finish(
