@@ -181,7 +181,7 @@ def generate(real, self, context, requests, **more):
     return real(self, context, requests, **more)
 def render(real, self, jobs):
     if first(1, "standing"):
-        time.sleep(5)
+        time.sleep(3)
         first(1, f"ahead-{sum(name.startswith('described-') for name in os.listdir(MARKS))}")
         first(1, "open")
     while not os.path.exists(os.path.join(MARKS, "open-0")):
@@ -193,15 +193,15 @@ def render(real, self, jobs):
 def test_descriptions_run_a_few_shards_ahead_of_the_images_and_no_further(
     tmp_path: Path, told: Told, engines: Engines, local_ray: None
 ) -> None:
-    """What waits between the stages is lost with the run: here the image stage stands still for five seconds."""
+    """What waits between the stages is lost with the run: here the image stage stands still for three seconds."""
     table = tmp_path / "many.parquet"
-    pq.write_table(pa.table({"prompt": [f"a red heart number {row}" for row in range(40)]}), table)
+    pq.write_table(pa.table({"prompt": [f"a red heart number {row}" for row in range(16)]}), table)
     with engines.fail(STANDSTILL):
         run(told(f"prompts.uri={table}", "shards.rows=1", "expand.max_new_tokens=2"))
     (ahead,) = (int(name.split("-")[1]) for name in engines.met() if name.startswith("ahead-"))
     # In hand in the image actor 3, waiting for it 4, and 2 that the language model had in hand when the fourth came.
     assert 0 < ahead <= 9
-    assert len(committed_shards(Store(str(tmp_path / "out")))) == 40
+    assert len(committed_shards(Store(str(tmp_path / "out")))) == 16
 
 
 HANG = """
