@@ -59,7 +59,7 @@ class Limits(Section):
     )
     max_in_flight: int | None = place(
         None,
-        "shards under way at once in the whole run, from reading to commit; null = what pools have in hand and some more",
+        "shards under way at once in the whole run, from reading to commit; null = what pools have in hand and more",
         ge=1,
     )
     max_prompt_chars: int = option(200_000, "longer prompts are rejected (characters)", ge=1)
