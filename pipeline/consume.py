@@ -21,10 +21,6 @@ from pipeline.run_record import Run
 from pipeline.run_watch import RunWatch
 from pipeline.silence import Silence
 from pipeline.storage import Store
-from pipeline.trim import give_back
-
-# Shards between two times that the driver's freed memory goes back to the system.
-_TRIMMED = 200
 
 
 def consume(
@@ -77,8 +73,6 @@ def consume(
             arrived.add(found)
             watch.add(found)
             progress.add(found["images"], found["rejected"])
-            if arrived.shards % _TRIMMED == 0:
-                give_back()
     except BaseException:
         break_off(graph)
         raise
