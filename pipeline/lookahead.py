@@ -19,19 +19,14 @@ from ray.data._internal.execution.backpressure_policy import (
 
 _LEAST = 4
 """Shards that may wait in front of a stage, however few it has in hand: enough to never wait for them itself."""
-_BURST = 16
-"""So many times that are read at once: Ray ends a reader that is idle for a second, and each costs seconds to start."""
 
 
 class Lookahead(BackpressurePolicy):
     """Gives a stage no further shard while more wait in front of the next stage than that one has in hand.
 
-    Reading costs little, and nothing is lost with it: it stops later, and begins again where few are left.
+    Reading alone goes on: it costs little, Ray Data bounds it by memory, and Ray ends a reader that is idle for a
+    second, so that one which stopped and went on would start a process each time.
     """
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self._stopped = False
 
     @property
     def name(self) -> str:
@@ -40,15 +35,10 @@ class Lookahead(BackpressurePolicy):
 
     def can_add_input(self, op: Any) -> bool:
         """Whether the operator ``op`` may take a further block."""
-        for then in op.output_dependencies:
-            waiting = self._topology[then].total_enqueued_input_blocks()
-            enough = max(_LEAST, then.num_active_tasks())
-            if _reads(op):
-                self._stopped = waiting >= (enough if self._stopped else _BURST * enough)
-                return not self._stopped
-            if waiting >= enough:
-                return False
-        return True
+        return _reads(op) or all(
+            self._topology[then].total_enqueued_input_blocks() < max(_LEAST, then.num_active_tasks())
+            for then in op.output_dependencies
+        )
 
 
 def _reads(op: Any) -> bool:
