@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,7 +202,7 @@ def decode_record(data: bytes, where: str) -> dict[str, Any]:
         UserError: it is no record at all.
     """
     try:
-        record = json.loads(data, object_pairs_hook=_with_shared_names)
+        record = json.loads(data)
         version = record["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
@@ -217,11 +216,6 @@ def decode_record(data: bytes, where: str) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise UserError(f"'{where}' has no format version that any promptmill wrote; promptmill verify tells more")
     return dict(record)
-
-
-def _with_shared_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # All records of a run are in memory at its end: their names, the same in each, need be there once.
-    return {sys.intern(name): value for name, value in pairs}
 
 
 def committed_shards(store: Store) -> set[int]:

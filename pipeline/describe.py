@@ -25,7 +25,7 @@ def describe_output(store: Store, card: Card, totals: Totals) -> None:
 
     Args:
         card: what the run cannot know: title and licence.
-        totals: sums over the commit records, by shard.
+        totals: sums over the commit records.
 
     Raises:
         UserError: the output has no run record, or cannot be written.

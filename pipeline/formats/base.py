@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.storage import Store
 
+Json = dict[str, Any]
 HEADER_KEY = "promptmill"
 """The name under which a data object carries its header (see `pipeline.commit`)."""
 
@@ -53,12 +54,7 @@ class ShardFormat(ABC):
 
     @abstractmethod
     def build(
-        self,
-        sink: pa.NativeFile,
-        rows: pa.Table,
-        images: ShardImages,
-        header: dict[str, Any],
-        parts: Sequence[dict[str, Any]],
+        self, sink: pa.NativeFile, rows: pa.Table, images: ShardImages, header: Json, parts: Sequence[Json]
     ) -> None:
         """Writes the data object, by appending alone; the same arguments give the same bytes."""
 

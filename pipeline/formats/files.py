@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.formats.base import HEADER_KEY, Part, ShardFormat, ShardImages
+from pipeline.formats.base import HEADER_KEY, Json, Part, ShardFormat, ShardImages
 from pipeline.formats.parquet import read_parquet_header, read_parquet_schema, write_parquet
 from pipeline.storage import Store
 
@@ -30,12 +30,7 @@ class FilesFormat(ShardFormat):
             yield Part(f"data/shard-{shard:06d}/{row:06d}-{digest}.{images.extension}", data)
 
     def build(
-        self,
-        sink: pa.NativeFile,
-        rows: pa.Table,
-        images: ShardImages,
-        header: dict[str, Any],
-        parts: Sequence[dict[str, Any]],
+        self, sink: pa.NativeFile, rows: pa.Table, images: ShardImages, header: Json, parts: Sequence[Json]
     ) -> None:
         """Writes the rows with ``file_name`` first, relative to the metadata file."""
         names = pa.array([part["name"].rpartition("/")[2] for part in parts], pa.string())

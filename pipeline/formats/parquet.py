@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import IMAGE, OUTPUT_FIELDS
-from pipeline.formats.base import HEADER_KEY, Part, ShardFormat, ShardImages
+from pipeline.formats.base import HEADER_KEY, Json, Part, ShardFormat, ShardImages
 from pipeline.parquet_encryption import ParquetEncryption, parquet_leaves
 from pipeline.parquet_keys import open_parquet
 from pipeline.storage import Store
@@ -41,12 +41,7 @@ class ParquetFormat(ShardFormat):
         return iter(())
 
     def build(
-        self,
-        sink: pa.NativeFile,
-        rows: pa.Table,
-        images: ShardImages,
-        header: dict[str, Any],
-        parts: Sequence[dict[str, Any]],
+        self, sink: pa.NativeFile, rows: pa.Table, images: ShardImages, header: Json, parts: Sequence[Json]
     ) -> None:
         """Writes row group by row group, so that one row group of images is in memory at a time."""
         position = [f.name for f in OUTPUT_FIELDS].index("image")

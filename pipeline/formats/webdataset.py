@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pipeline.formats.base import Part, ShardFormat, ShardImages
+from pipeline.formats.base import Json, Part, ShardFormat, ShardImages
 from pipeline.storage import Store
 
 # The first member: without an extension it belongs to no sample, and readers skip it.
@@ -29,12 +29,7 @@ class WebDatasetFormat(ShardFormat):
         return iter(())
 
     def build(
-        self,
-        sink: pa.NativeFile,
-        rows: pa.Table,
-        images: ShardImages,
-        header: dict[str, Any],
-        parts: Sequence[dict[str, Any]],
+        self, sink: pa.NativeFile, rows: pa.Table, images: ShardImages, header: Json, parts: Sequence[Json]
     ) -> None:
         """Writes the members one after the other; owner, mode and time are fixed so that the bytes are."""
         with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:

@@ -106,7 +106,7 @@ def s3(bench: Bench) -> Contest:
             Comparison("shards committed", "bare upload", "bytes/s", at_least=0.9),
             Comparison("shards committed", "bare upload, if absent", "bytes/s"),
         ],
-        turns=7,
+        turns=5,
     )
 
 
