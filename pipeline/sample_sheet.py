@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -18,12 +19,8 @@ SHEET = [
     "一只猫", "红心", "火箭",
 ]  # fmt: skip
 _LABEL = 14
-_CHINESE = (
-    "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc",  # Linux
-    "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc",  # macOS
-    "msyh.ttc", "simsun.ttc",  # Windows
-)  # fmt: skip
-"""Fonts with Chinese and Latin letters, as systems name their files."""
+_FONT = Path(__file__).with_name("fonts") / "wqy-microhei.woff2"
+"""Latin and Chinese letters, of the package: a sheet looks the same on every machine."""
 
 
 @torch.inference_mode()
@@ -45,26 +42,18 @@ def picture_row(model: GanModel, caption: str, pictures: int) -> Tensor:
 
 
 def lay_out(captions: Sequence[str], rows: Sequence[Tensor], columns: int) -> Image.Image:
-    """Rows of pictures (k, 3, r, r), each under its caption; Chinese ones need a font of `_CHINESE`, or boxes show."""
+    """Rows of pictures (k, 3, r, r), each under its caption."""
     pictures, side = rows[0].shape[0], rows[0].shape[-1]
     width, height = pictures * side + 8, side + _LABEL + 4
     sheet = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height), "white")
-    pen, font = ImageDraw.Draw(sheet), _font()
+    pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(_FONT, 11)
     for number, (caption, row) in enumerate(zip(captions, rows, strict=True)):
         left, top = (number % columns) * width, (number // columns) * height
-        label = caption
+        # Captions of users' tables have line breaks, which cannot be measured, and some are essays.
+        label = " ".join(caption.split())[: 2 * width]
         while len(label) > 4 and pen.textlength(label, font=font) > width - 4:
             label = label[:-2].rstrip("…") + "…"
         pen.text((left + 2, top), label, fill="black", font=font)
         for place, pixels in enumerate(to_pixels(row)):
             sheet.paste(Image.fromarray(pixels), (left + place * side, top + _LABEL))
     return sheet
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for name in _CHINESE:
-        try:
-            return ImageFont.truetype(name, 11)
-        except OSError:
-            continue
-    return ImageFont.load_default(11)
