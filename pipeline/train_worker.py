@@ -162,7 +162,7 @@ def _preempted() -> bool:
 
 
 def _bare(error: PromptmillError) -> PromptmillError:
-    """The error without the traceback that Ray glues to those of its tasks."""
+    """The error without what Ray glues to those of its tasks: a traceback, and Ray Data's advice on the lines below."""
     cause = getattr(error, "cause", error)
     kind = UserError if isinstance(cause, UserError) else JobError
-    return kind(str(cause))
+    return kind(str(cause).partition("\n")[0])
