@@ -46,7 +46,7 @@ class Judged:
 
 def metric_line(metric: Metric, seed: int) -> dict[str, Any]:
     """A metric as ``metrics.json`` has it; what is not a finite number is null."""
-    low, high = metric.figure.interval(seed)
+    low, high = metric.interval(seed)
     line = {
         "name": metric.name, "value": metric.figure.value, "low": low, "high": high, "n": metric.figure.count,
         "how": metric.how, "better": metric.better, "beside_reference": metric.beside,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -25,13 +26,23 @@ Better = Literal["higher", "lower"] | None
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure; ``better`` says which direction is, None where neither is; ``beside``: it rests on a reference."""
+    """One figure; ``better`` says which direction is, None where neither is; ``beside``: it rests on a reference.
+
+    ``least`` and ``most`` are the values that it can take at all.
+    """
 
     name: str
     figure: Figure
     how: str
     better: Better
     beside: bool = False
+    least: float = -math.inf
+    most: float = math.inf
+
+    def interval(self, seed: int) -> tuple[float, float]:
+        """The 95% interval of the figure: that of halves reaches as far on both sides, here no further than may be."""
+        low, high = self.figure.interval(seed)
+        return max(low, self.least), min(high, self.most)
 
 
 def measure(
@@ -96,7 +107,7 @@ def _distance(made: Gathered, real: Gathered, features: str, settings: Measures)
     )
     whole = frechet_distance(real.whole(), made.whole())
     rows = f"{made.rows} generated and {real.rows} reference images"
-    metrics = [Metric(f"FID ({features})", Whole(whole, fid, made.rows), f"Frechet distance, {rows}", "lower")]
+    metrics = [Metric(f"FID ({features})", Whole(whole, fid, made.rows), f"Frechet distance, {rows}", "lower", least=0)]
     if min(made.rows, real.rows) < MANY:
         metrics.append(_infinity(made, real, features))
     kernel = KernelDistance.of(real.features, made.features)
@@ -121,6 +132,7 @@ def _distance(made: Gathered, real: Gathered, features: str, settings: Measures)
                     f"{name} ({features})",
                     Whole(value, np.array([part[name] for part in parts]), len(made.features)),
                     f"{k} nearest neighbours, {subset}", "higher",
+                    least=0, most=math.inf if name == "density" else 1,
                 )
             )  # fmt: skip
     closest = nearest(made.features / _lengths(made.features), real.features / _lengths(real.features))
@@ -191,7 +203,7 @@ def _inception(made: Gathered, features: str) -> Metric:
 
     spread = np.array([score(one) for one in group_halves(1) if any(one[group] for group in made.classes)])
     how = f"one split of {made.rows} images"
-    return Metric(f"Inception Score ({features})", Whole(score(None), spread, made.rows), how, "higher")
+    return Metric(f"Inception Score ({features})", Whole(score(None), spread, made.rows), how, "higher", least=1)
 
 
 def _variety(made: Gathered, real: Gathered | None, features: str, settings: Measures) -> list[Metric]:
@@ -205,6 +217,7 @@ def _variety(made: Gathered, real: Gathered | None, features: str, settings: Mea
         Metric(
             f"Vendi score ({features})", Whole(vendi_score(Moments.of(unit)), spread, many),
             f"effective number of different images among {many}, cosine kernel", "higher",
+            least=1, most=many,
         ),
         Metric(
             f"distance within a prompt ({features})",

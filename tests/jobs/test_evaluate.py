@@ -81,6 +81,10 @@ def test_every_metric_has_a_value_an_interval_its_n_and_how(whole):
         assert line["low"] - 1e-9 <= line["value"] <= line["high"] + 1e-9, line
         assert line["n"] > 0
         assert line["how"]
+    may_be = {"precision": (0, 1), "recall": (0, 1), "coverage": (0, 1), "density": (0, np.inf), "FID": (0, np.inf)}
+    for line in document["metrics"]:
+        least, most = may_be.get(line["name"].removesuffix(f" {CLIP}"), (-np.inf, np.inf))
+        assert least <= line["low"] <= line["high"] <= most, line
     assert found[f"nearest reference {CLIP}"] > 0.99
     assert any("biased" in text for text in document["warnings"])
     assert "Lanczos" in document["features"]["resampler"]
