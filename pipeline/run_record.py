@@ -15,6 +15,7 @@ from pipeline.columns import TableColumns
 from pipeline.commit import FORMAT_VERSION, decode_record, encode_record
 from pipeline.config import SynthesizeConfig
 from pipeline.image_parts import part_places
+from pipeline.one_kind import DATASET, refuse_training
 from pipeline.plan import Plan
 from pipeline.prompts import PromptTable
 from pipeline.row_ids import find_repeats
@@ -22,7 +23,7 @@ from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
 from promptmill import __version__
 
-RUN = "_run/run.json"
+RUN = DATASET
 _LIBRARIES = ("torch", "transformers", "diffusers", "pillow")
 
 
@@ -77,9 +78,11 @@ def describe_run(
         checks: what tells keys of the environment from others (None: there is none): one output, one key.
 
     Raises:
-        UserError: the output belongs to another fingerprint; the message shows what differs.
+        UserError: the output belongs to another fingerprint, the message shows what differs; or to a training run.
     """
     raw = store.read(RUN)
+    if raw is None:
+        refuse_training(store)
     known = decode_record(raw, store.public(RUN)) if raw is not None else None
     tokens = table.tokens()
     if known is not None and known["table"]["files"] == tokens and _same_columns(known, config, columns):

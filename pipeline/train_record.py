@@ -7,9 +7,9 @@ from typing import Any
 
 from actors.errors import UserError
 from pipeline.checkpoint_store import CheckpointStore
+from pipeline.one_kind import TRAINING, refuse_dataset
 from pipeline.storage import Store
 
-_RUN = "run.json"
 _FINISHED = "finished.json"
 _PLACE = "workers"
 """The one part of the record that may change from start to start."""
@@ -19,22 +19,24 @@ def begin_run(store: Store, identity: dict[str, Any], workers: dict[str, Any], *
     """Notes what a run is, or finds that the one begun here is the same.
 
     Raises:
-        UserError: another run was begun here.
+        UserError: another run was begun here, or a dataset.
     """
     if fresh:
         store.remove(_FINISHED)
         CheckpointStore(store, 1, lambda text: None).clear()
-        store.remove(_RUN)
+        store.remove(TRAINING)
     body = json.loads(json.dumps({**identity, _PLACE: workers}))
-    found = store.read(_RUN)
-    if found is not None:
+    found = store.read(TRAINING)
+    if found is None:
+        refuse_dataset(store)
+    else:
         differing = _differences(json.loads(found), body)
         if differing:
             raise UserError(
                 f"'{store.public()}' holds a training run with another config or table ({', '.join(differing)}); "
                 "take another output.uri, or --fresh to start over there"
             )
-    store.replace(_RUN, json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).encode())
+    store.replace(TRAINING, json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).encode())
 
 
 def read_run(store: Store) -> dict[str, Any]:
@@ -43,11 +45,11 @@ def read_run(store: Store) -> dict[str, Any]:
     Raises:
         UserError: no training run there.
     """
-    found = store.read(_RUN)
+    found = store.read(TRAINING)
     try:
         body: dict[str, Any] = json.loads(found or b"")
     except ValueError as error:
-        raise UserError(f"'{store.public()}' holds no training run ({_RUN})") from error
+        raise UserError(f"'{store.public()}' holds no training run ({TRAINING})") from error
     return body
 
 
