@@ -1,15 +1,14 @@
 """One place on local disk or an object store, spoken to through fsspec: reads, lists, and create-only-if-absent.
 
-Object stores get a conditional put (``If-None-Match: *``), whole or multipart; a local directory gets a temporary file
-and a hard link, which fails when the name is taken. Data is never renamed, and nothing is believed about listings that
-follow a write. Transient errors are retried with exponential backoff and full jitter; permanent ones end at once.
+Object stores get a conditional put (``If-None-Match: *``), whole or multipart; for a local directory see
+`pipeline.local_disk`. Data is never renamed, and nothing is believed about listings that follow a write. Transient
+errors are retried with exponential backoff and full jitter; permanent ones end at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import tempfile
 import time
 import uuid
@@ -23,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from actors.errors import JobError, UserError
 from pipeline import instruments
+from pipeline.local_disk import LocalDisk
 from pipeline.patient_file import BLOCK, open_uncached, patient
 from pipeline.retry import RetryPolicy
 from pipeline.server_side_encryption import advice, fsspec_options
@@ -75,10 +75,11 @@ class Store:
             raise UserError(f"'{public_uri(self.uri)}' is no place that fsspec can open: {describe(error)}") from error
         self.root = self.root.rstrip("/") or "/"
         self.local = isinstance(self.fs, LocalFileSystem)
+        self._disk = LocalDisk(Path(self.root))
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds sockets and an event loop: each process opens its own.
-        return {k: v for k, v in self.__dict__.items() if k not in {"fs", "root", "local"}}
+        return {k: v for k, v in self.__dict__.items() if k not in {"fs", "root", "local", "_disk"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -170,7 +171,7 @@ class Store:
 
         def attempt() -> bool:
             if self.local:
-                return self._link_local(name, source)
+                return self._disk.create(name, source)
             if self.unconditional:
                 self._put(name, source, {})
                 return True
@@ -192,10 +193,7 @@ class Store:
 
         def attempt() -> None:
             if self.local:
-                target = Path(self.path(name))
-                with self._temporary(data) as temporary:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    temporary.replace(target)
+                self._disk.replace(name, data)
             else:
                 self._put(name, data, {})
 
@@ -287,7 +285,7 @@ class Store:
     def scratch(self) -> Iterator[Path]:
         """A directory for building one object's file; on local disk it is on the output's own volume."""
         try:
-            parent = self._local_scratch() if self.local else None
+            parent = self._disk.scratch() if self.local else None
             made = tempfile.TemporaryDirectory(prefix="promptmill-", dir=parent)
         except OSError as error:
             raise UserError(f"cannot make a scratch file for '{self.public()}': {describe(error)}") from error
@@ -325,44 +323,6 @@ class Store:
                 f"fsspec's file system of '{self.public()}' has no 'create only if absent'; use s3:// or local disk, "
                 "or set storage.unconditional=true and let one run write at a time"
             ) from error
-
-    def _link_local(self, name: str, source: bytes | Path) -> bool:
-        target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._temporary(source) as temporary:
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-            directory = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        return True
-
-    @contextlib.contextmanager
-    def _temporary(self, source: bytes | Path) -> Iterator[Path]:
-        """The source as a synced file on the output's own volume, whose name goes away again."""
-        if isinstance(source, Path):
-            with source.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            yield source
-            return
-        temporary = self._local_scratch() / uuid.uuid4().hex
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(source)
-                stream.flush()
-                os.fsync(stream.fileno())
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _local_scratch(self) -> Path:
-        path = Path(self.path("_run/tmp"))
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def _forget(self, name: str) -> None:
         # Another process may have written since: fsspec's directory cache would answer with the past.
