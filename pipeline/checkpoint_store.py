@@ -151,6 +151,7 @@ class CheckpointStore:
         self._store.remove(f"{name}/{MANIFEST}")
         for entry in self._store.list(name):
             self._store.remove(entry.name)
+        self._store.remove_directory(name)
 
 
 def _bare(name: str) -> str:

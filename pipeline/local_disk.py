@@ -46,6 +46,11 @@ class LocalDisk:
         with self._synced(data) as file:
             file.replace(target)
 
+    def remove_directory(self, name: str) -> None:
+        """Takes a directory away where it is empty."""
+        with contextlib.suppress(OSError):
+            (self.root / name).rmdir()
+
     def _target(self, name: str) -> Path:
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -212,6 +212,11 @@ class Store:
 
         self.request(attempt, name, "delete")
 
+    def remove_directory(self, prefix: str) -> None:
+        """Takes away an empty directory that nobody will write to; an object store has none."""
+        if self.local:
+            self._disk.remove_directory(prefix)
+
     def sha256(self, name: str, into: Path | None = None) -> tuple[str, int] | None:
         """(hex digest, size in bytes) of an object, streamed, also into the file ``into``; None where there is none."""
 

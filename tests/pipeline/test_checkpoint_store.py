@@ -76,6 +76,7 @@ def test_the_last_ones_and_the_best_are_kept(place):
     assert whole == [names[1], *names[3:]]
     left = [name for name in names if place.read(f"{name}/weights.safetensors") is not None]
     assert left == whole
+    assert place.directories("checkpoints") == tuple(sorted(whole))
 
 
 def test_a_later_phase_is_newer_than_any_step_of_an_earlier_one(tmp_path):
@@ -93,6 +94,7 @@ def test_starting_over_leaves_nothing(place, tmp_path):
     save(checkpoints, place, 1)
     checkpoints.clear()
     assert checkpoints.latest(tmp_path / "back") is None
+    assert place.directories("checkpoints") == ()
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off", "one bit", "empty"])
