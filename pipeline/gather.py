@@ -95,7 +95,11 @@ def gather(table: FeatureTable, seed: int, subset: int, what: str) -> Gathered:
         ids += part["id"].to_pylist()
         prompts += part["prompt_id"].to_pylist()
     if len(ids) < 2:
-        raise UserError(f"{what} has {len(ids)} image(s) with features: metrics need two at least")
+        why = table.skipped()
+        left_out = f"; {sum(why.values())} are left out, most of them because: {max(why, key=lambda one: why[one])}"
+        raise UserError(
+            f"{what} has {len(ids)} image(s) with features, metrics need two at least" + (left_out if why else "")
+        )
     order = _hashes(ids, seed, "row")
     kept = np.zeros(len(ids), bool)
     kept[np.argsort(order, kind="stable")[:subset]] = True

@@ -146,6 +146,12 @@ def test_damaged_images_are_counted_and_change_nothing(whole, tmp_path):
         assert values(document)[name] == pytest.approx(before[name], rel=1e-6)
 
 
+def test_a_table_whose_pictures_may_not_be_read_is_told_so(tmp_path, local_ray):
+    pq.write_table(pa.table({"image": ["/pictures/a.png", "/pictures/b.png"]}), tmp_path / "made.parquet")
+    with pytest.raises(UserError, match=r"0 image\(s\) with features.*2 are left out.*generated\.image_uris"):
+        run(tmp_path / "made.parquet", tmp_path / "out")
+
+
 def test_of_mixed_sizes_broken_fragments_and_no_words_the_rest_is_measured(tmp_path):
     images = [Image.new("RGB", (8 + 9 * n, 30), (20 * n, 90, 30)) for n in range(6)]
     rows = [{"image": {"bytes": png(image), "path": None}} for image in images]
