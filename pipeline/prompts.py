@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -199,6 +200,17 @@ def _row_group(fs: _Cached, file: TableFile, number: int, columns: tuple[str, ..
         return PlainParquet(stream, file.path).read(number, columns)
 
 
+def _converted(path: str) -> str | None:
+    """How to make a Parquet table of a text file that is named as one; None for other names."""
+    kind = {".csv": "csv", ".jsonl": "json", ".ndjson": "json"}.get(PurePosixPath(path).suffix.lower())
+    if kind is None:
+        return None
+    return (
+        f"make it one by python -c \"import pyarrow.{kind} as a, pyarrow.parquet as b; "
+        f"b.write_table(a.read_{kind}('YOURS'), 'prompts.parquet')\""
+    )
+
+
 class _reading:  # noqa: N801 - reads as a statement
     """Turns the errors of reading one Parquet file into a sentence."""
 
@@ -213,7 +225,8 @@ class _reading:  # noqa: N801 - reads as a statement
             raise UserError(f"no prompt file at '{self.path}'") from error
         if isinstance(error, pa.ArrowInvalid | EOFError):
             raise UserError(
-                f"'{self.path}' is no readable Parquet file (truncated, or another format): {str(error)[:160]}"
+                f"'{self.path}' is no readable Parquet file (truncated, or another format): "
+                + (_converted(self.path) or str(error)[:160])
             ) from error
         if error is not None and is_transient(error):
             raise JobError(f"prompt file '{self.path}' cannot be read now: {describe(error)}; run again") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -202,6 +205,18 @@ def test_bad_tables_are_one_clear_sentence(tmp_path: Path, kind: str, says: str)
     with pytest.raises(UserError, match=says) as caught:
         plan_of(broken(tmp_path, kind))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.csv", "prompt\na cat\n一只猫\n"), ("p.jsonl", '{"prompt": "一只猫"}\n' * 2)]
+)
+def test_a_text_table_is_told_the_command_that_makes_it_parquet(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="no readable Parquet file") as caught:
+        plan_of(tmp_path / name)
+    _, _, command = str(caught.value).partition("make it one by python ")
+    subprocess.run([sys.executable, *shlex.split(command.replace("YOURS", name))], cwd=tmp_path, check=True)
+    assert plan_of(tmp_path / "prompts.parquet")[0].shards == 1
 
 
 def test_a_table_given_by_a_wrong_scheme_is_a_sentence() -> None:
