@@ -206,7 +206,7 @@ def _converted(path: str) -> str | None:
     if kind is None:
         return None
     return (
-        f"make it one by python -c \"import pyarrow.{kind} as a, pyarrow.parquet as b; "
+        f'make it one by python -c "import pyarrow.{kind} as a, pyarrow.parquet as b; '
         f"b.write_table(a.read_{kind}('YOURS'), 'prompts.parquet')\""
     )
 
