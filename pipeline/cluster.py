@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 import ray
@@ -16,8 +18,11 @@ from actors.errors import JobError, UserError
 from pipeline.config import SynthesizeConfig
 from pipeline.config_running import Actors, Cluster
 from pipeline.last_words import LastWords, last_words
+from pipeline.storage_errors import public_uri
 
 _MIB = 1 << 20
+_PATIENCE = 10.0
+"""Seconds in which somebody must listen at a cluster's address."""
 # A Ray that lives no longer than its run is given no notice by anybody: training needs no process that asks for it.
 _NOTICE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _GPU_LABEL = "ray.io/accelerator-type"
@@ -32,8 +37,14 @@ def connected(address: str | None, config: Cluster, debug: bool = False) -> Iter
 
     Raises:
         JobError: no cluster answers at the address.
+        UserError: the address is that of a cluster's jobs.
     """
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"'{public_uri(address)}' takes jobs: send the run there by `promptmill submit`, or name "
+            "the cluster's head as HOST:PORT"
+        )
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     logging.getLogger("ray.data").setLevel(level if debug else logging.CRITICAL)
@@ -51,6 +62,7 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool, word
         return
     try:
         if _is_elsewhere(address):
+            _require_listener(str(address))
             ray.init(address=address, logging_level=level, log_to_driver=debug)
             where = f"Ray cluster at {address}"
         else:
@@ -79,6 +91,23 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool, word
         raise
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises `OSError` where nobody listens at HOST:PORT: Ray would ask for minutes, and say nothing meanwhile."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto" and the like, which Ray looks up
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except OSError:
+            # A head that is just starting: jobs are often sent at the same moment.
+            if time.monotonic() + 1 > until:
+                raise
+        time.sleep(1)
 
 
 def _is_elsewhere(address: str | None) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 import ray
 
-from actors.errors import JobError
+from actors.errors import JobError, UserError
 from pipeline.cluster import connected
 from pipeline.config_running import Cluster
 
@@ -54,3 +55,25 @@ def test_training_asks_for_notice_of_preemption_but_on_a_ray_that_the_run_starts
         found.append(os.environ.get(name))
     assert found == [told]
     assert os.environ.get(name) == set_to
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_told_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself asks for minutes: it is not reached."""
+    monkeypatch.setattr("pipeline.cluster._PATIENCE", 0.0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{closed.getsockname()[1]}"
+        with (
+            pytest.raises(JobError, match=f"no Ray cluster answers at '{address}': .*refused"),
+            connected(address, Cluster()),
+        ):
+            pass
+
+
+def test_the_address_of_jobs_is_no_cluster_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with pytest.raises(UserError, match="promptmill submit"), connected("http://127.0.0.1:8265", Cluster()):
+        pass
