@@ -96,10 +96,10 @@ def gather(table: FeatureTable, seed: int, subset: int, what: str) -> Gathered:
         prompts += part["prompt_id"].to_pylist()
     if len(ids) < 2:
         why = table.skipped()
-        left_out = f"; {sum(why.values())} are left out, most of them because: {max(why, key=lambda one: why[one])}"
-        raise UserError(
-            f"{what} has {len(ids)} image(s) with features, metrics need two at least" + (left_out if why else "")
-        )
+        left_out = ""
+        if why:
+            left_out = f"; {sum(why.values())} are left out, most of them because: {max(why, key=lambda one: why[one])}"
+        raise UserError(f"{what} has {len(ids)} image(s) with features, metrics need two at least{left_out}")
     order = _hashes(ids, seed, "row")
     kept = np.zeros(len(ids), bool)
     kept[np.argsort(order, kind="stable")[:subset]] = True
