@@ -9,10 +9,10 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 
 import ray
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from actors.errors import JobError, UserError
 from pipeline.config import SynthesizeConfig
@@ -21,7 +21,7 @@ from pipeline.last_words import LastWords, last_words
 from pipeline.storage_errors import public_uri
 
 _MIB = 1 << 20
-_PATIENCE = 10.0
+_PATIENCE = 20.0
 """Seconds in which somebody must listen at a cluster's address."""
 # A Ray that lives no longer than its run is given no notice by anybody: training needs no process that asks for it.
 _NOTICE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -40,11 +40,6 @@ def connected(address: str | None, config: Cluster, debug: bool = False) -> Iter
         UserError: the address is that of a cluster's jobs.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    if address and address.startswith(("http://", "https://")):
-        raise UserError(
-            f"'{public_uri(address)}' takes jobs: send the run there by `promptmill submit`, or name "
-            "the cluster's head as HOST:PORT"
-        )
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     logging.getLogger("ray.data").setLevel(level if debug else logging.CRITICAL)
@@ -60,6 +55,11 @@ def _connect(address: str | None, config: Cluster, level: int, debug: bool, word
     if ray.is_initialized():
         yield "the Ray that this process is connected to"
         return
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"'{public_uri(address)}' takes jobs: send the run there by `promptmill submit`, or name "
+            "the cluster's head as HOST:PORT"
+        )
     try:
         if _is_elsewhere(address):
             _require_listener(str(address))
@@ -98,16 +98,11 @@ def _require_listener(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return  # "auto" and the like, which Ray looks up
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-            return
-        except OSError:
-            # A head that is just starting: jobs are often sent at the same moment.
-            if time.monotonic() + 1 > until:
-                raise
-        time.sleep(1)
+    # Again and again, for the head may be just starting: a machine that boots starts it and the night's run together.
+    asking = Retrying(
+        retry=retry_if_exception_type(OSError), stop=stop_after_delay(_PATIENCE), wait=wait_fixed(1), reraise=True
+    )
+    asking(socket.create_connection, (host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _is_elsewhere(address: str | None) -> bool:

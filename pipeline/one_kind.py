@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.errors import UserError
 from pipeline.storage import Store
 
-DATASET = "_run/run.json"
+RUN = "_run/run.json"
 """The record of a dataset, under its output."""
 TRAINING = "run.json"
 """The record of a training run, under its output."""
@@ -13,8 +13,8 @@ TRAINING = "run.json"
 
 def refuse_dataset(store: Store) -> None:
     """Raises `UserError` where a dataset was begun, for a training run that has none of its own there."""
-    if store.size(DATASET) is not None:
-        raise UserError(f"'{store.public()}' holds a dataset ({DATASET}): take another output.uri")
+    if store.size(RUN) is not None:
+        raise UserError(f"'{store.public()}' holds a dataset ({RUN}): take another output.uri")
 
 
 def refuse_training(store: Store) -> None:

@@ -15,7 +15,8 @@ from pipeline.columns import TableColumns
 from pipeline.commit import FORMAT_VERSION, decode_record, encode_record
 from pipeline.config import SynthesizeConfig
 from pipeline.image_parts import part_places
-from pipeline.one_kind import DATASET, refuse_training
+from pipeline.one_kind import RUN as RUN
+from pipeline.one_kind import refuse_training
 from pipeline.plan import Plan
 from pipeline.prompts import PromptTable
 from pipeline.row_ids import find_repeats
@@ -23,7 +24,6 @@ from pipeline.storage import Store
 from pipeline.storage_errors import public_uri
 from promptmill import __version__
 
-RUN = DATASET
 _LIBRARIES = ("torch", "transformers", "diffusers", "pillow")
 
 

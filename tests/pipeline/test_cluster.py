@@ -74,6 +74,7 @@ def test_an_address_where_nobody_listens_is_told_at_once(scheme: str, monkeypatc
 
 
 def test_the_address_of_jobs_is_no_cluster_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
     with pytest.raises(UserError, match="promptmill submit"), connected("http://127.0.0.1:8265", Cluster()):
         pass
